@@ -1,0 +1,314 @@
+#define _GNU_SOURCE
+#include "ring.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MAGIC 0x676e69722d636764ull
+#define SEQUENCE 0x3fffffffu
+#define SLEEPS_FUTEX 1u
+#define SLEEPS_ARMED 2u
+
+/* A pause is 40 to 140 cycles: long enough for a store of another core to arrive, short enough to be no loss. */
+#define PAUSES 30
+/* A sleep is cut into pieces so that the main thread sees signals which another thread received. */
+#define SLEEP_NS 100000000ll
+
+#if defined(__x86_64__) || defined(__i386__)
+#define cpu_pause() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define cpu_pause() __asm__ volatile("isb" ::: "memory")
+#else
+#define cpu_pause() ((void)0)
+#endif
+
+static uint32_t sequence_of(uint32_t word) { return word / RING_STEP; }
+static uint32_t ahead(uint32_t a, uint32_t b) { return (a - b) & SEQUENCE; }
+
+int64_t ring_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+
+static long futex(_Atomic uint32_t *word, int op, uint32_t value, const struct timespec *timeout) {
+    return syscall(SYS_futex, (void *)word, op, value, timeout, NULL, 0); /* not PRIVATE: other processes share it */
+}
+
+/* A counter that one thread writes and anybody reads: no read-modify-write needed. */
+static void count(_Atomic uint64_t *counter, uint64_t more) {
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + more, memory_order_relaxed);
+}
+
+/* ---- waiting ---- */
+
+/* Wait until *word is not `seen`. `sleepers`: the flag that tells the other side to wake us; `flag`: our bit in it. */
+static ring_status wait_change(_Atomic uint32_t *word, uint32_t seen, _Atomic uint32_t *sleepers, uint32_t flag,
+                               ring_patience *p, int64_t deadline) {
+    for (int i = 0; i < PAUSES; i++) {
+        if (atomic_load_explicit(word, memory_order_acquire) != seen) return RING_OK;
+        cpu_pause();
+    }
+    int64_t now = ring_now();
+    if (!p->slept_ns && p->yield_ns > 0) {
+        int64_t until = now + p->yield_ns < deadline ? now + p->yield_ns : deadline;
+        do {
+            sched_yield();
+            if (atomic_load_explicit(word, memory_order_acquire) != seen) return RING_OK;
+        } while ((now = ring_now()) < until);
+    }
+    if (now >= deadline) {
+        p->slept_ns = 0;
+        return RING_TIMEOUT;
+    }
+    if (!p->slept_ns) p->slept_ns = now;
+    /* SYNC: sleeper's flag. We set it and then look at the word; the other side adds to the word and then looks at the
+     * flag (wake). Both are seq_cst read-modify-writes before a seq_cst load, so one of the two sees the other. */
+    atomic_fetch_or(sleepers, flag);
+    if (atomic_load(word) != seen) return RING_OK; /* the flag stays: one needless wake, no lost one */
+    int64_t span = deadline - now < SLEEP_NS ? deadline - now : SLEEP_NS;
+    struct timespec timeout = {span / 1000000000ll, span % 1000000000ll};
+    futex(word, FUTEX_WAIT, seen, &timeout);
+    return RING_INTERRUPTED;
+}
+
+/* A wait is over. Short sleeps would have been caught by yielding longer; after long ones yielding is a waste. */
+static void learn(ring_patience *p) {
+    if (!p->slept_ns) return;
+    int64_t slept = ring_now() - p->slept_ns;
+    p->slept_ns = 0;
+    if (slept < 2 * p->yield_max_ns) {
+        p->yield_ns = 2 * p->yield_ns + p->yield_max_ns / 8;
+        if (p->yield_ns > p->yield_max_ns) p->yield_ns = p->yield_max_ns;
+    } else {
+        p->yield_ns /= 2;
+    }
+}
+
+/* ---- waking ---- */
+
+static int open_pipe(uint32_t pid, int32_t fd) {
+    char path[48];
+    snprintf(path, sizeof path, "/proc/%u/fd/%d", pid, fd);
+    return open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+}
+
+/* A byte into the pipe of every reader that asked for it. The pipe may be full: then its reader wakes anyway. */
+static void wake_armed(ring *r, uint32_t readers, int *cache) {
+    for (uint32_t i = 0; i < readers; i++) {
+        ring_line *line = &r->line[i];
+        if (!atomic_exchange(&line->armed, 0)) continue;
+        int fd = cache ? cache[i] : -1;
+        if (fd < 0) fd = open_pipe(atomic_load(&line->wake_pid), atomic_load(&line->wake_fd));
+        if (fd < 0) continue; /* that process is gone */
+        ssize_t ignored = write(fd, "", 1);
+        (void)ignored;
+        if (cache) cache[i] = fd;
+        else close(fd);
+    }
+}
+
+/* SYNC: sleeper's flag (the other half is in wait_change and ring_arm): called after the word was changed. */
+static void wake_readers(ring *r, uint32_t readers, int *cache) {
+    if (atomic_load(&r->readers_sleep) == 0) return;
+    uint32_t sleeping = atomic_exchange(&r->readers_sleep, 0);
+    if (sleeping & SLEEPS_FUTEX) futex(&r->head, FUTEX_WAKE, INT_MAX, NULL);
+    if (sleeping & SLEEPS_ARMED) wake_armed(r, readers, cache);
+}
+
+static void wake_writer(ring_line *line) {
+    if (atomic_load(&line->writer_sleeps) == 0) return;
+    atomic_store(&line->writer_sleeps, 0);
+    futex(&line->tail, FUTEX_WAKE, INT_MAX, NULL);
+}
+
+/* ---- life of a ring ---- */
+
+static size_t aligned(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+
+static char *slot_at(ring *r, uint32_t readers, size_t slot_bytes, uint32_t slots, uint32_t sequence) {
+    char *first = (char *)r + aligned(sizeof(ring) + readers * sizeof(ring_line));
+    return first + (size_t)(sequence & (slots - 1)) * slot_bytes;
+}
+
+size_t ring_size(uint32_t slots, size_t slot_bytes, uint32_t readers) {
+    return aligned(sizeof(ring) + readers * sizeof(ring_line)) + (size_t)slots * slot_bytes;
+}
+
+void ring_init(void *memory, uint32_t slots, size_t slot_bytes, uint32_t readers) {
+    ring *r = memory;
+    memset(r, 0, sizeof(ring) + readers * sizeof(ring_line));
+    r->slots = slots;
+    r->slot_bytes = (uint32_t)slot_bytes;
+    r->readers = readers;
+    for (uint32_t i = 0; i < readers; i++) atomic_store(&r->line[i].wake_fd, -1);
+    r->magic = MAGIC;
+}
+
+static int check(const ring *r, size_t capacity) {
+    if (capacity < sizeof(ring) || r->magic != MAGIC) return -EINVAL;
+    uint32_t slots = r->slots, readers = r->readers, slot_bytes = r->slot_bytes;
+    if (slots == 0 || slots > 1u << 20 || (slots & (slots - 1)) || readers == 0 || readers > 1u << 16) return -EINVAL;
+    if (slot_bytes < 64 || slot_bytes > 1u << 27 || slot_bytes % 64) return -EINVAL;
+    return ring_size(slots, slot_bytes, readers) <= capacity ? 0 : -EINVAL;
+}
+
+int ring_open_writer(ring_writer *w, void *memory, size_t capacity, int64_t yield_max_ns) {
+    ring *r = memory;
+    int error = check(r, capacity);
+    if (error) return error;
+    if (atomic_exchange(&r->writer_opened, 1)) return -EBUSY;
+    *w = (ring_writer){r, 0, r->slots, r->readers, r->slot_bytes, {yield_max_ns, yield_max_ns, 0}, NULL};
+    w->wake_fds = malloc(w->readers * sizeof(int));
+    if (!w->wake_fds) return -ENOMEM;
+    for (uint32_t i = 0; i < w->readers; i++) w->wake_fds[i] = -1;
+    return 0;
+}
+
+int ring_open_reader(ring_reader *d, void *memory, size_t capacity, uint32_t index, int64_t yield_max_ns) {
+    ring *r = memory;
+    int error = check(r, capacity);
+    if (error) return error;
+    if (index >= r->readers) return -EINVAL;
+    if (atomic_exchange(&r->line[index].opened, 1)) return -EBUSY;
+    *d = (ring_reader){r, &r->line[index], 0, r->slots, r->readers, index, r->slot_bytes,
+                       {yield_max_ns, yield_max_ns, 0}};
+    return 0;
+}
+
+/* ---- the writer ---- */
+
+ring_status ring_wait_free(ring_writer *w, int64_t deadline) {
+    if (atomic_load_explicit(&w->r->head, memory_order_relaxed) & RING_BROKEN) return RING_BROKE;
+    uint32_t open = 0;
+    for (uint32_t i = 0; i < w->readers; i++) {
+        ring_line *line = &w->r->line[i];
+        for (int waited = 0;; waited = 1) {
+            /* SYNC: slot read. The reader's release in ring_consume comes after its last look at the slot. */
+            uint32_t tail = atomic_load_explicit(&line->tail, memory_order_acquire);
+            if (tail & RING_BROKEN) return RING_BROKE;
+            if (tail & RING_CLOSED) break;
+            uint32_t used = ahead(w->sequence, sequence_of(tail));
+            if (used > w->slots) return RING_BROKE; /* overwritten */
+            if (used < w->slots) {
+                open++;
+                break;
+            }
+            if (deadline == 0) return RING_TIMEOUT;
+            if (!waited && !w->patience.slept_ns) count(&w->r->waits, 1);
+            ring_status status = wait_change(&line->tail, tail, &line->writer_sleeps, 1, &w->patience, deadline);
+            if (status != RING_OK) return status;
+        }
+    }
+    learn(&w->patience);
+    return open ? RING_OK : RING_END;
+}
+
+void *ring_free_slot(ring_writer *w) { return slot_at(w->r, w->readers, w->slot_bytes, w->slots, w->sequence); }
+
+void ring_publish(ring_writer *w, uint64_t bytes) {
+    ring *r = w->r;
+    count(&r->messages, 1);
+    count(&r->bytes, bytes);
+    w->sequence = (w->sequence + 1) & SEQUENCE;
+    /* SYNC: slot written. seq_cst includes release: the slot's content is visible to who acquires this head
+     * (ring_wait_message). A writer that dies before this line has published nothing. */
+    atomic_fetch_add(&r->head, RING_STEP);
+    wake_readers(r, w->readers, w->wake_fds);
+}
+
+uint32_t ring_consumed(const ring_writer *w) {
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < w->readers; i++) {
+        uint32_t tail = atomic_load_explicit(&w->r->line[i].tail, memory_order_acquire);
+        uint32_t used = tail & (RING_CLOSED | RING_BROKEN) ? 0 : ahead(w->sequence, sequence_of(tail));
+        if (used > most) most = used;
+    }
+    return (w->sequence - most) & SEQUENCE;
+}
+
+void ring_close_writer(ring_writer *w) {
+    atomic_fetch_or(&w->r->head, RING_CLOSED);
+    wake_readers(w->r, w->readers, w->wake_fds);
+    for (uint32_t i = 0; i < w->readers; i++)
+        if (w->wake_fds[i] >= 0) close(w->wake_fds[i]);
+    free(w->wake_fds);
+    w->wake_fds = NULL;
+}
+
+/* ---- a reader ---- */
+
+ring_status ring_wait_message(ring_reader *d, int64_t deadline) {
+    for (int waited = 0;; waited = 1) {
+        /* SYNC: slot written (the other half is in ring_publish). */
+        uint32_t head = atomic_load_explicit(&d->r->head, memory_order_acquire);
+        if (head & RING_BROKEN) return RING_BROKE;
+        uint32_t there = ahead(sequence_of(head), d->sequence);
+        if (there > d->slots) return RING_BROKE; /* overwritten */
+        if (there) {
+            learn(&d->patience);
+            return RING_OK;
+        }
+        if (head & RING_CLOSED) return RING_END;
+        if (deadline == 0) return RING_TIMEOUT;
+        if (!waited && !d->patience.slept_ns) count(&d->line->waits, 1);
+        ring_status status = wait_change(&d->r->head, head, &d->r->readers_sleep, SLEEPS_FUTEX, &d->patience, deadline);
+        if (status != RING_OK) return status;
+    }
+}
+
+const void *ring_message(const ring_reader *d) {
+    return slot_at(d->r, d->readers, d->slot_bytes, d->slots, d->sequence);
+}
+
+void ring_consume(ring_reader *d) {
+    count(&d->line->taken, 1);
+    d->sequence = (d->sequence + 1) & SEQUENCE;
+    /* SYNC: slot read (the other half is in ring_wait_free). */
+    atomic_fetch_add(&d->line->tail, RING_STEP);
+    wake_writer(d->line);
+}
+
+int ring_arm(ring_reader *d, uint32_t pid, int fd) {
+    atomic_store(&d->line->wake_pid, pid);
+    atomic_store(&d->line->wake_fd, fd);
+    atomic_store(&d->line->armed, 1);
+    /* SYNC: sleeper's flag, as in wait_change. */
+    atomic_fetch_or(&d->r->readers_sleep, SLEEPS_ARMED);
+    uint32_t head = atomic_load(&d->r->head);
+    if (head & (RING_BROKEN | RING_CLOSED) || ahead(sequence_of(head), d->sequence)) {
+        atomic_store(&d->line->armed, 0);
+        return -EALREADY;
+    }
+    return 0;
+}
+
+void ring_close_reader(ring_reader *d) {
+    atomic_store(&d->line->armed, 0);
+    atomic_fetch_or(&d->line->tail, RING_CLOSED);
+    wake_writer(d->line);
+}
+
+void ring_break(ring *r, uint32_t readers, const char *reason) {
+    uint32_t first = 0;
+    if (atomic_compare_exchange_strong(&r->breaking, &first, 1)) {
+        strncpy(r->reason, reason, RING_REASON - 1);
+        r->reason[RING_REASON - 1] = 0;
+    }
+    /* SYNC: reason. Whoever sees BROKEN (acquire) sees the text. */
+    atomic_fetch_or(&r->head, RING_BROKEN);
+    wake_readers(r, readers, NULL);
+    for (uint32_t i = 0; i < readers; i++) {
+        atomic_fetch_or(&r->line[i].tail, RING_BROKEN);
+        wake_writer(&r->line[i]);
+    }
+}

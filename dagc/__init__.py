@@ -1,0 +1,80 @@
+"""dagc: a static-graph compiler for accelerated GPU DAGs.
+
+    @dagc.remote
+    class Stage:
+        def forward(self, x): ...
+
+    stages = [Stage.remote() for _ in range(4)]
+    with dagc.InputNode() as x:
+        for stage in stages:
+            x = stage.forward.bind(x)
+    with dagc.compile(x) as graph:
+        print(graph.execute(batch).get())
+"""
+
+from __future__ import annotations
+
+from dagc.bind import InputNode, MultiOutputNode
+from dagc.compile import compile  # noqa: A004 - the public name; dagc.compile reads like re.compile and torch.compile
+from dagc.compiled import CompiledGraph, GraphStatistics
+from dagc.dynamic import run
+from dagc.errors import (
+    ActorDiedError,
+    ArenaFullError,
+    ChannelBroken,
+    ChannelClosed,
+    ChannelError,
+    ChannelTimeout,
+    DagcError,
+    DeadlockError,
+    EngineError,
+    GetTimeoutError,
+    GraphClosedError,
+    GraphError,
+    MessageTooLargeError,
+    NoSuchMethodError,
+    SerializationError,
+    WrongArgumentsError,
+)
+from dagc.refs import ResultRef
+from dagc.session import get, shutdown
+from runtime import init, kill, put, wait
+from runtime.calls import ActorHandle, method
+from runtime.refs import ObjectRef
+from runtime.remote import remote
+
+__all__ = [
+    "ActorDiedError",
+    "ActorHandle",
+    "ArenaFullError",
+    "ChannelBroken",
+    "ChannelClosed",
+    "ChannelError",
+    "ChannelTimeout",
+    "CompiledGraph",
+    "DagcError",
+    "DeadlockError",
+    "EngineError",
+    "GetTimeoutError",
+    "GraphClosedError",
+    "GraphError",
+    "GraphStatistics",
+    "InputNode",
+    "MessageTooLargeError",
+    "MultiOutputNode",
+    "NoSuchMethodError",
+    "ObjectRef",
+    "ResultRef",
+    "SerializationError",
+    "WrongArgumentsError",
+    "compile",
+    "get",
+    "init",
+    "kill",
+    "method",
+    "put",
+    "remote",
+    "run",
+    "shutdown",
+    "wait",
+]

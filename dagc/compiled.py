@@ -1,0 +1,376 @@
+"""CompiledGraph: what `dagc.compile` returns. Drives executions: writes the inputs, hands out refs, ends it all.
+
+    execute     number it -> write each input channel -> a ref for each output
+    ref.get     the receiver of the output's channel reads until the ref is resolved (dagc/receive.py)
+
+`execute` may be called by several threads; executions run in the order in which they got their numbers.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+from channels import ChannelBroken, ChannelClosed, ChannelStatistics, Failure, empty
+from dagc.errors import ActorDiedError, GraphClosedError
+from dagc.graph import Graph
+from dagc.inflight import Window
+from dagc.inputs import check_inputs, take
+from dagc.install import Installation
+from dagc.options import CompileOptions
+from dagc.plan import Plan
+from dagc.program import DriverProgram, InputAccess
+from dagc.progress import explain_wait, positions
+from dagc.receive import Receiver
+from dagc.refs import ResultRef
+from runtime.engine import Engine
+from runtime.ids import ActorId
+
+__all__ = ["CompiledGraph", "GraphStatistics", "open_graphs"]
+
+#: Every graph of this process that was not torn down; `dagc.shutdown` tears them down first.
+open_graphs: weakref.WeakSet[CompiledGraph] = weakref.WeakSet()
+
+
+#: The input as a whole, or its first part: both are the first argument.
+_WHOLE, _FIRST = InputAccess(None), InputAccess(0)
+
+
+@dataclass(frozen=True)
+class GraphStatistics:
+    """What a graph has done so far, at one moment."""
+
+    name: str
+    #: Executions that were begun, and those whose every result has been received.
+    executions: int
+    finished: int
+    max_inflight: int
+    channels: tuple[ChannelStatistics, ...]
+
+    @property
+    def in_flight(self) -> int:
+        return self.executions - self.finished
+
+
+@final
+class CompiledGraph:
+    """A graph that is installed on its actors. Made by `dagc.compile`; a context manager that tears itself down.
+
+    Every method may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        plan: Plan,
+        driver: DriverProgram,
+        installation: Installation,
+        engine: Engine,
+        options: CompileOptions,
+    ) -> None:
+        self.name = options.name
+        self._graph = graph
+        self._plan = plan
+        self._driver = driver
+        self._installation = installation
+        self._timeout = options.timeout
+        self._submit = threading.Lock()
+        self._ending = threading.RLock()
+        #: Why nothing can be executed any more.
+        self._end: BaseException | None = None
+        self._torn_down = False
+        self._writes: list[tuple[Callable[[Any, int], None], InputAccess | None]] = [
+            (installation.writers[name].write, _WHOLE if access in (_WHOLE, _FIRST) else access)
+            for name, access in driver.sends.items()
+        ]
+        channels = list(installation.readers)
+        self._window = Window(len(channels), options.max_inflight)
+        self._receivers = [
+            Receiver(reader, self._window, index, options.timeout, self._explain_wait, self._fault)
+            for index, reader in enumerate(installation.readers.values())
+        ]
+        self._channels = [(receiver, name) for receiver, name in zip(self._receivers, channels, strict=True)]
+        #: For each output: the index of its channel, or the part of the input that it is.
+        self._outputs: list[tuple[int, InputAccess | None, str]] = [
+            (-1 if output.channel is None else channels.index(output.channel), output.access, output.name)
+            for output in driver.outputs
+        ]
+        self._plain = len(channels) == len(self._outputs) == 1 and not driver.multi
+        self._labels = {handle._actor_id: name for name, handle in graph.actors.items()}
+        self._watch = engine.watch(list(graph.actors.values()), _weak_on_death(weakref.ref(self)))
+        for actor, loop in installation.loops.items():
+            loop.done.add_done_callback(_weak_on_loop_end(weakref.ref(self), actor))
+        open_graphs.add(self)
+
+    # ---- executing ----
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Start an execution. Returns a ResultRef, or with a MultiOutputNode a list of them, one for each output.
+
+        Waits only while `max_inflight` executions are under way, and receives results meanwhile. Raises
+        WrongArgumentsError, GetTimeoutError (no place within the graph's timeout), GraphClosedError or ActorDiedError;
+        MessageTooLargeError, SerializationError or ArenaFullError for an argument that cannot be sent. The graph is
+        as usable as before after all of them but GraphClosedError and ActorDiedError.
+        """
+        with self._submit:
+            if self._window.full:
+                self._wait_for_place()
+            return self._begin(args, kwargs)
+
+    async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
+        """As `execute`, for a coroutine: awaits a place among the executions under way. Await the refs, too."""
+        while True:
+            while self._window.full:
+                execution = self._window.finished + 1
+                await self._receivers[self._window.laggards()[0]].delivered_async(execution)
+            with self._submit:
+                if not self._window.full:
+                    return self._begin(args, kwargs)
+
+    def map(self, inputs: Iterable[Any], *, progress: bool = False) -> Iterator[Any]:
+        """The results of many executions, in the order of `inputs`, with at most `max_inflight` under way or unread.
+
+        An input is the argument of `execute`; for a graph with several positional arguments, a tuple of them. Yields a
+        value, or with a MultiOutputNode a list of them; raises what an execution raised, at its turn. `progress` draws
+        a bar on standard error; it needs the package rich.
+        """
+        several = self._driver.positional > 1
+        under_way: deque[Any] = deque()
+        for item in _with_bar(inputs, self.name) if progress else inputs:
+            if len(under_way) >= self._window.limit:
+                yield _get_all(under_way.popleft())
+            under_way.append(self.execute(*item) if several else self.execute(item))
+        while under_way:
+            yield _get_all(under_way.popleft())
+
+    def empty(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
+        """An uninitialised array in shared memory. Filled and passed to `execute`, it goes to the actors without a copy.
+
+        Passing it hands it over: it becomes read-only here. C order. Raises ArenaFullError.
+        """
+        return empty(shape, dtype)
+
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Number an execution and write its inputs; the submit lock is held."""
+        if self._end is not None:
+            raise self._fault()
+        driver = self._driver
+        if len(args) != driver.positional or kwargs or driver.keywords:
+            check_inputs(self.name, driver.positional, driver.keywords, args, kwargs)
+        window = self._window
+        execution = window.begun + 1
+        refs = [ResultRef(receiver, execution, name) for receiver, name in self._channels]
+        window.begin(refs)
+        sent = 0
+        try:
+            for write, access in self._writes:
+                write(args[0] if access is _WHOLE else take(access, args, kwargs), execution)
+                sent += 1
+        except (ChannelClosed, ChannelBroken):
+            raise self._fault() from None
+        except BaseException as error:
+            if sent == 0:
+                window.cancel()
+            # The others have their part of this execution already: it must go on, as a failure that nobody reads.
+            for write, _ in self._writes[sent:] if sent else ():
+                write(Failure(error), execution)
+            raise
+        if self._plain:
+            return refs[0]
+        if not driver.multi:
+            index, access, name = self._outputs[0]
+            return refs[index] if access is None else _resolved(execution, name, take(access, args, kwargs))
+        return [
+            refs[index] if access is None else _resolved(execution, name, take(access, args, kwargs))
+            for index, access, name in self._outputs
+        ]
+
+    def _wait_for_place(self) -> None:
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        while self._window.full:
+            execution = self._window.finished + 1
+            for laggard in self._window.laggards():
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                self._receivers[laggard].wait_delivered(execution, left)
+
+    # ---- looking ----
+
+    def explain(self) -> str:
+        """The graph and its plan as text: channels, and what each actor does in every execution."""
+        return f"graph {self.name}:\n{self._graph}\n\n{self._plan}"
+
+    def statistics(self) -> GraphStatistics:
+        """How much was executed, and what each channel has carried."""
+        return GraphStatistics(
+            name=self.name,
+            executions=self._window.begun,
+            finished=self._window.finished,
+            max_inflight=self._window.limit,
+            channels=tuple(channel.statistics() for channel in self._installation.channels.values()),
+        )
+
+    @property
+    def plan(self) -> Plan:
+        """The schedule that the actors run."""
+        return self._plan
+
+    def __repr__(self) -> str:
+        state = "running" if self._end is None else f"ended: {self._end}"
+        return f"CompiledGraph({self.name}, {len(self._graph.actors)} actors, {state})"
+
+    def _channel_statistics(self) -> dict[str, ChannelStatistics]:
+        return {name: channel.statistics() for name, channel in self._installation.channels.items()}
+
+    def _explain_wait(self, execution: int) -> str:
+        return explain_wait(self._plan, self._channel_statistics(), execution)
+
+    # ---- ending ----
+
+    def teardown(self, timeout: float = 30.0) -> None:
+        """End the graph; its actors live on and may be in other graphs. May be called twice.
+
+        Executions under way are finished, and their refs can still be got. An actor whose method does not return within
+        `timeout` seconds is named in a RuntimeWarning; its results fail with GraphClosedError.
+        """
+        with self._ending:
+            if self._torn_down:
+                return
+            with self._submit:
+                orderly = self._end is None
+                if orderly:
+                    self._end = GraphClosedError(f"graph {self.name} was torn down")
+            installation = self._installation
+            loops = {actor: loop.done for actor, loop in installation.loops.items()}
+            if orderly:
+                for writer in installation.writers.values():
+                    writer.close()
+                self._wait_for_loops(loops, timeout)
+            installation.break_(f"graph {self.name} ended") if not orderly else None
+            for receiver in self._receivers:
+                receiver.wait_delivered(self._window.begun, 0.0)
+            self._watch.cancel()
+            installation.destroy()
+            self._torn_down = True
+            open_graphs.discard(self)
+
+    def _wait_for_loops(self, loops: dict[str, Future[Any]], timeout: float) -> None:
+        _, pending = wait(loops.values(), timeout)
+        if not pending:
+            return
+        late = [actor for actor, done in loops.items() if done in pending]
+        where = self._explain_wait(self._window.finished + 1)
+        self._installation.break_(f"graph {self.name} was torn down before {', '.join(late)} had finished")
+        warnings.warn(
+            f"graph {self.name}: {', '.join(late)} did not finish within {timeout} s and may still be busy; {where}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+    def __enter__(self) -> CompiledGraph:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.teardown()
+
+    def __del__(self) -> None:
+        if getattr(self, "_torn_down", True):
+            return
+        self._watch.cancel()
+        self._installation.break_(f"graph {self.name} was dropped without a teardown")
+        self._installation.destroy()
+        warnings.warn(f"graph {self.name} was dropped without a teardown", ResourceWarning, stacklevel=2, source=self)
+
+    def _fault(self) -> BaseException:
+        """The error for whoever wants something of a graph that has ended."""
+        end = self._end
+        if end is None:
+            return GraphClosedError(f"graph {self.name}: its channels ended unexpectedly")
+        # A copy: one exception object raised in several threads would mix up their tracebacks.
+        copied = type(end)(end.actor, end.pid, end.reason) if isinstance(end, ActorDiedError) else type(end)(*end.args)
+        copied.__cause__ = end.__cause__
+        return copied
+
+    def _fail(self, error: BaseException) -> None:
+        with self._ending:
+            if self._end is not None:
+                return
+            self._end = error
+        self._installation.break_(str(error))
+
+    def _on_death(self, actor_id: ActorId, death: ActorDiedError) -> None:
+        actor = self._labels[actor_id]
+        execution = self._window.finished + 1
+        reason = f"{death.reason}; in graph {self.name} it was {actor}"
+        if self._window.under_way:
+            reason += f", {self._where(actor, execution)}"
+        named = ActorDiedError(death.actor, death.pid, reason)
+        named.__cause__ = death.__cause__
+        self._fail(named)
+
+    def _where(self, actor: str, execution: int) -> str:
+        index = positions(self._plan, self._channel_statistics(), execution)[actor]
+        ops = self._plan.schedule[actor]
+        return f"in execution {execution} at {ops[index]}" if index < len(ops) else f"through with execution {execution}"
+
+    def _on_loop_end(self, actor: str, done: Future[Any]) -> None:
+        if self._end is not None:
+            return
+        error = done.exception()
+        if not isinstance(error, ActorDiedError):  # a death is the watch's to report: it knows more
+            self._fail(_loop_ended(self.name, actor, error))
+
+
+def _loop_ended(graph: str, actor: str, error: BaseException | None) -> GraphClosedError:
+    ended = GraphClosedError(f"graph {graph}: {actor} left it: {error or 'its loop ended'}")
+    ended.__cause__ = error
+    return ended
+
+
+def _weak_on_death(graph: weakref.ref[CompiledGraph]) -> Callable[[ActorId, ActorDiedError], None]:
+    """The engine must not keep a graph alive that its user has dropped."""
+
+    def on_death(actor_id: ActorId, death: ActorDiedError) -> None:
+        alive = graph()
+        if alive is not None:
+            alive._on_death(actor_id, death)
+
+    return on_death
+
+
+def _weak_on_loop_end(graph: weakref.ref[CompiledGraph], actor: str) -> Callable[[Future[Any]], None]:
+    def on_loop_end(done: Future[Any]) -> None:
+        alive = graph()
+        if alive is not None:
+            alive._on_loop_end(actor, done)
+
+    return on_loop_end
+
+
+def _resolved(execution: int, name: str, value: Any) -> ResultRef:
+    ref = ResultRef(None, execution, name)
+    ref.resolve(value)
+    return ref
+
+
+def _get_all(refs: Any) -> Any:
+    return [ref.get() for ref in refs] if isinstance(refs, list) else refs.get()
+
+
+def _with_bar(inputs: Iterable[Any], name: str) -> Iterable[Any]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(inputs, description=name, console=Console(stderr=True))

@@ -1,0 +1,274 @@
+"""Graph: the user's DAG as a frozen list of named values, each defined before it is used. Prints like a program.
+
+    input            = argument of execute
+    Stage_0.split    = Stage_0.split(input, 'rows')
+    Stage_0.split[0] = value 0 of Stage_0.split
+    Stage_1.forward  = Stage_1.forward(Stage_0.split[0], scale=2.0)
+    output           = Stage_1.forward
+
+The names on the left are the names everywhere: of channels and ops in the plan, of spans in the trace, in errors.
+They contain no white space, so that the plan's text parses back; `#1` marks the second call of the same method.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from dagc.containers import is_container, leaves
+from dagc.errors import GraphError
+
+if TYPE_CHECKING:
+    from dagc.program import InputAccess
+    from runtime.calls import ActorHandle
+
+__all__ = ["DRIVER", "Call", "Graph", "Input", "Node", "Output", "Pick", "Value", "verify"]
+
+#: The party that compiles the graph, writes its inputs and reads its outputs. Actors are never called so.
+DRIVER = "driver"
+#: How many characters of a constant's repr are shown.
+_CONSTANT_WIDTH = 40
+
+
+@dataclass(frozen=True)
+class Value:
+    """Stands for a node's value in the arguments of a call; anything else there is a constant."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Input:
+    """What `execute` was given: all of it, or one argument."""
+
+    access: InputAccess
+
+    @property
+    def name(self) -> str:
+        return str(self.access)
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        return ()
+
+    def __str__(self) -> str:
+        key = self.access.key
+        return "argument of execute" if key is None else f"argument {key} of execute"
+
+
+# eq=False: constants may be arrays, whose == is not a bool. A node is itself.
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A method call. With num_returns > 1 only its Picks are values."""
+
+    name: str
+    #: The actor's name in the graph.
+    actor: str
+    method: str
+    #: Templates: Values stand for values, also inside lists, tuples and dicts.
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    num_returns: int = 1
+
+    @cached_property
+    def uses(self) -> tuple[str, ...]:
+        """The names of the values among its arguments, each once, left to right."""
+        found = leaves([*self.args, *self.kwargs.values()])
+        return tuple(dict.fromkeys(leaf.name for leaf in found if isinstance(leaf, Value)))
+
+    def __str__(self) -> str:
+        shown = [_show(arg) for arg in self.args] + [f"{key}={_show(arg)}" for key, arg in self.kwargs.items()]
+        return f"{self.actor}.{self.method}({', '.join(shown)})"
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One of the values of a call that returns several."""
+
+    call: str
+    index: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.call}[{self.index}]"
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        return (self.call,)
+
+    def __str__(self) -> str:
+        return f"value {self.index} of {self.call}"
+
+
+@dataclass(frozen=True)
+class Output:
+    """What `execute` gives back: one value, or with `multi` a list of them, where the same one may stand twice."""
+
+    values: tuple[str, ...]
+    multi: bool
+
+    @property
+    def name(self) -> str:
+        return "output"
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.values))
+
+    def __str__(self) -> str:
+        return f"[{', '.join(self.values)}]" if self.multi else ", ".join(self.values)
+
+
+Node = Input | Call | Pick | Output
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes in an order in which each is defined before it is used; the last one is the output."""
+
+    nodes: tuple[Node, ...]
+    #: Name in the graph -> handle, in the order of first appearance.
+    actors: Mapping[str, ActorHandle]
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def calls(self) -> tuple[Call, ...]:
+        """The calls in the order of the graph, which is also the order in which each actor makes its own."""
+        return tuple(node for node in self.nodes if isinstance(node, Call))
+
+    @cached_property
+    def inputs(self) -> tuple[Input, ...]:
+        return tuple(node for node in self.nodes if isinstance(node, Input))
+
+    @cached_property
+    def picks(self) -> Mapping[str, tuple[Pick, ...]]:
+        """Call -> those of its values that are used."""
+        found: dict[str, list[Pick]] = {}
+        for node in self.nodes:
+            if isinstance(node, Pick):
+                found.setdefault(node.call, []).append(node)
+        return {call: tuple(picks) for call, picks in found.items()}
+
+    @property
+    def output(self) -> Output:
+        last = self.nodes[-1]
+        assert isinstance(last, Output), "verify() runs before every pass"
+        return last
+
+    def values_of(self, call: Call) -> tuple[str, ...]:
+        """The names of the values that a call gives: its own, or those of its picks."""
+        return (call.name,) if call.num_returns == 1 else tuple(pick.name for pick in self.picks.get(call.name, ()))
+
+    @cached_property
+    def parties(self) -> Mapping[str, str]:
+        """Value -> the party that has it first: the driver for inputs, else the actor that makes it."""
+        found: dict[str, str] = {}
+        for node in self.nodes:
+            if isinstance(node, Input):
+                found[node.name] = DRIVER
+            elif isinstance(node, Call):
+                found[node.name] = node.actor
+            elif isinstance(node, Pick):
+                found[node.name] = found[node.call]
+        return found
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, marked: int | None = None) -> str:
+        """The graph, one line a node; `marked` is the index of the node that an error is about."""
+        width = max((len(node.name) for node in self.nodes), default=0)
+        lines = [f"{node.name.ljust(width)} = {node}" for node in self.nodes]
+        if marked is not None:
+            lines[marked] += "  <-- here"
+        return "\n".join(lines)
+
+
+def verify(graph: Graph) -> None:
+    """Check what every pass relies on. Raises GraphError, naming the node, with the graph and a mark at its line.
+
+    Known kinds, unique names, known actors, inputs that belong to the graph and are defined before they are used,
+    picks within what their call returns, one output, at the end.
+    """
+
+    def refuse(index: int | None, found: str) -> GraphError:
+        return GraphError(f"{found}\n\n{graph.text(index)}")
+
+    for i, node in enumerate(graph.nodes):
+        if not isinstance(node, Node):
+            raise GraphError(f"node {i} of the graph is {node!r}; expected an Input, a Call, a Pick or an Output")
+    places = {node.name: i for i, node in reversed(list(enumerate(graph.nodes)))}
+    for i, node in enumerate(graph.nodes):
+        if places[node.name] != i:
+            raise refuse(i, f"{node.name} is defined twice; names must be unique")
+        for use in node.uses:
+            place = places.get(use)
+            if place is None:
+                raise refuse(i, f"{node.name} uses {use}, which is not in the graph")
+            if place >= i:
+                raise refuse(i, f"{node.name} uses {use} before it is defined")
+            source = graph.nodes[place]
+            if isinstance(source, Output):
+                raise refuse(i, f"{node.name} uses {use}; an output is not a value")
+            if isinstance(source, Call) and source.num_returns > 1 and not isinstance(node, Pick):
+                raise refuse(i, f"{node.name} uses {use}, which returns {source.num_returns} values; pick one of them")
+        if isinstance(node, Call) and node.actor not in graph.actors:
+            raise refuse(i, f"{node.name} calls actor {node.actor}, which the graph does not know")
+        if isinstance(node, Pick):
+            call = graph.nodes[places[node.call]]
+            if not isinstance(call, Call) or not 0 <= node.index < call.num_returns or call.num_returns == 1:
+                raise refuse(i, f"{node.name} picks value {node.index} of {node.call}, which has no such value")
+    outputs = [i for i, node in enumerate(graph.nodes) if isinstance(node, Output)]
+    if not outputs:
+        raise refuse(None, "the graph has no output; expected one as its last node")
+    if outputs[0] != len(graph.nodes) - 1:
+        raise refuse(outputs[0], "the output is not the last node; expected one output, after everything else")
+    if DRIVER in graph.actors:
+        raise refuse(None, f"an actor of the graph is named {DRIVER!r}, which names the compiling process")
+
+
+def _show(template: Any) -> str:
+    """An argument as the graph's text shows it: values by name, constants shortened, arrays by dtype and shape."""
+    if isinstance(template, Value):
+        return template.name
+    if is_container(template) and any(isinstance(leaf, Value) for leaf in leaves(template)):
+        if isinstance(template, dict):
+            return "{" + ", ".join(f"{_constant(key)}: {_show(item)}" for key, item in template.items()) + "}"
+        items = ", ".join(_show(item) for item in template)
+        if isinstance(template, list):
+            return f"[{items}]"
+        comma = "," if len(template) == 1 and type(template) is tuple else ""
+        return f"{'' if type(template) is tuple else type(template).__name__}({items}{comma})"
+    return _constant(template)
+
+
+class _Constants(reprlib.Repr):
+    """reprlib bounds the work on large containers; what it leaves is cut to one width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxother = self.maxstring = self.maxlong = _CONSTANT_WIDTH
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
+        if isinstance(shape, tuple) and dtype is not None:
+            return f"{str(dtype).rpartition('.')[2]}[{', '.join(map(str, shape))}]"
+        return super().repr_instance(x, level)
+
+
+_CONSTANTS = _Constants()
+
+
+def _constant(value: Any) -> str:
+    # A repr may hold line breaks, and the text is one line a node.
+    text = " ".join(_CONSTANTS.repr(value).split())
+    return text if len(text) <= _CONSTANT_WIDTH else f"{text[: _CONSTANT_WIDTH - 3]}..."

@@ -1,0 +1,74 @@
+"""The window of executions: which are under way, which results are wanted, in what order they come. No I/O here.
+
+Executions are numbered from 1. Each output channel delivers in that order, so what is wanted of a channel is a queue of
+refs, and a delivery belongs to the first of them. An execution is under way until every output channel has delivered
+it; `limit` of them may be. A ref that its user dropped stays in its queue until its value comes, and goes with it: so
+dropping a ref costs nothing and loses nothing.
+
+Threads: `begin` and `cancel` under the graph's submit lock, `deliver` of one channel under the lock of its receiver.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from dagc.refs import ResultRef
+
+__all__ = ["Window"]
+
+
+class Window:
+    """`channels`: how many output channels there are. `limit`: executions under way at the same time."""
+
+    def __init__(self, channels: int, limit: int) -> None:
+        self.limit = limit
+        #: The number of the last execution that was begun.
+        self.begun = 0
+        #: Of each output channel: the last execution that it delivered.
+        self.delivered = [0] * channels
+        self._wanted: list[deque[ResultRef]] = [deque() for _ in range(channels)]
+
+    @property
+    def finished(self) -> int:
+        """Every execution up to this one has been delivered by every channel."""
+        delivered = self.delivered
+        return delivered[0] if len(delivered) == 1 else min(delivered, default=self.begun)
+
+    @property
+    def under_way(self) -> int:
+        return self.begun - self.finished
+
+    @property
+    def full(self) -> bool:
+        return self.begun - self.finished >= self.limit
+
+    def laggards(self) -> list[int]:
+        """The channels that the oldest execution under way waits for."""
+        finished = self.finished
+        return [channel for channel, last in enumerate(self.delivered) if last == finished]
+
+    def begin(self, refs: Sequence[ResultRef]) -> int:
+        """Number a new execution; `refs[channel]` gets what the channel delivers for it."""
+        self.begun += 1
+        for wanted, ref in zip(self._wanted, refs):  # noqa: B905 - as many by construction, and this is the hot path
+            wanted.append(ref)
+        return self.begun
+
+    def cancel(self) -> None:
+        """Take the last `begin` back: nothing of it was sent. (Of a broken channel it may have failed meanwhile.)"""
+        for wanted in self._wanted:
+            if wanted and wanted[-1].execution == self.begun:
+                wanted.pop()
+        self.begun -= 1
+
+    def deliver(self, channel: int, value: object) -> None:
+        """The channel brought the value, or the Failure, of its next execution."""
+        ref = self._wanted[channel].popleft()
+        self.delivered[channel] += 1
+        ref.resolve(value)
+
+    def fail(self, channel: int, failure: object) -> None:
+        """The channel will deliver nothing more: everything that is wanted of it fails."""
+        while self._wanted[channel]:
+            self.deliver(channel, failure)

@@ -1,0 +1,104 @@
+"""Install: a plan and its programs become channels, running loops and the driver's own ends; all of it or nothing.
+
+One call an actor, all in parallel. The compiling process makes every channel, in its own memory: so the specs are
+complete before anybody is asked, and it can break and observe each channel whoever is dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from channels import Channel, ChannelSpec, Reader, Writer, create_channel, open_reader, open_writer
+from dagc.executor import run_program
+from dagc.options import CompileOptions
+from dagc.passes.lower import Lowered
+from dagc.plan import Plan
+from runtime.calls import ActorHandle
+from runtime.engine import Engine, Loop
+
+__all__ = ["Installation", "install"]
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What is there once a graph is installed."""
+
+    channels: Mapping[str, Channel]
+    #: Actor -> its loop.
+    loops: Mapping[str, Loop]
+    #: The driver's ends.
+    writers: Mapping[str, Writer]
+    readers: Mapping[str, Reader]
+
+    def break_(self, reason: str) -> None:
+        """Stop every loop where it waits."""
+        for channel in self.channels.values():
+            channel.break_(reason)
+
+    def destroy(self) -> None:
+        """Give the memory of the channels back."""
+        for end in (*self.writers.values(), *self.readers.values()):
+            end.close()
+        for channel in self.channels.values():
+            channel.destroy()
+
+
+def install(
+    plan: Plan, lowered: Lowered, handles: Mapping[str, ActorHandle], engine: Engine, options: CompileOptions
+) -> Installation:
+    """Returns once every actor has opened its ends and waits for the first execution.
+
+    Raises what an actor raised meanwhile (ActorDiedError if it died, ChannelBroken if it cannot reach a channel,
+    GraphError if one of its methods cannot be compiled) or ArenaFullError; then nothing of it is left.
+    """
+    with ExitStack() as undo:
+        channels: dict[str, Channel] = {}
+        for planned in plan.channels:
+            channel = create_channel(_spec(planned.name, planned.transport, len(planned.readers), options))
+            channels[planned.name] = channel
+            undo.callback(channel.destroy)
+        specs = {name: channel.spec for name, channel in channels.items()}
+        loops = {
+            actor: engine.start_loop(
+                handles[actor], run_program, program, {name: specs[name] for name in (*program.reads, *program.writes)}
+            )
+            for actor, program in lowered.programs.items()
+        }
+        # Destroying the channels ends the loops; an undo that returned before that would leave them to trip the next
+        # compile. The death of an actor ends its loop, too, so this wait is bounded by the others' present method.
+        undo.callback(wait, [loop.done for loop in loops.values()])
+        undo.callback(_break_all, channels, "the graph could not be installed")
+        writers = {name: open_writer(specs[name]) for name in lowered.driver.sends}
+        readers = {name: open_reader(specs[name], index) for name, index in lowered.driver.reads.items()}
+        for future in _first_failure_first([loop.ready for loop in loops.values()]):
+            future.result()
+        undo.pop_all()
+    return Installation(channels, loops, writers, readers)
+
+
+def _first_failure_first(futures: list[Future[Any]]) -> list[Future[Any]]:
+    """The futures once all are done or one has failed, that one first: the others may never be done."""
+    done, _ = wait(futures, return_when="FIRST_EXCEPTION")
+    failed = [future for future in done if future.exception() is not None]
+    return failed[:1] or list(done)
+
+
+def _break_all(channels: Mapping[str, Channel], reason: str) -> None:
+    for channel in channels.values():
+        channel.break_(reason)
+
+
+def _spec(name: str, transport: str, readers: int, options: CompileOptions) -> ChannelSpec:
+    return ChannelSpec(
+        name=name,
+        transport=transport,
+        readers=readers,
+        slots=options.max_inflight,
+        buffer_bytes=options.buffer_bytes,
+        max_message_bytes=options.max_message_bytes,
+        yield_us=None if options.spin == "auto" else float(options.spin),
+    )

@@ -1,0 +1,146 @@
+"""lower: a plan becomes programs, one an actor and one for the driver.
+
+Values get numbered slots. A slot is free again after the last step that reads its value, and the lowest free number is
+taken first, so that an actor holds few values and gives up each as soon as it can (linear scan over lifetimes, as
+torch.fx's Interpreter and tinygrad's memory planner free values: the last use is found once, backwards).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from dagc.containers import map_leaves
+from dagc.graph import DRIVER, Call, Graph, Input, Pick, Value
+from dagc.inputs import signature
+from dagc.plan import Op, OpKind, Plan
+from dagc.program import DriverProgram, InputAccess, Output, Program, Recv, Run, Send, Slot, Step
+
+__all__ = ["Lowered", "lower"]
+
+
+class Lowered(NamedTuple):
+    """What install delivers."""
+
+    #: Actor -> its program.
+    programs: Mapping[str, Program]
+    driver: DriverProgram
+
+
+def lower(plan: Plan, graph: Graph) -> Lowered:
+    """The programs of a plan that was made from this graph."""
+    reads = _reader_indices(plan)
+    actors = [actor for actor in plan.schedule if actor != DRIVER]
+    return Lowered(
+        {a: _lower_actor(plan, graph, a, reads[a]) for a in actors}, _lower_driver(plan, graph, reads[DRIVER])
+    )
+
+
+def _lower_actor(plan: Plan, graph: Graph, actor: str, reads: Mapping[str, int]) -> Program:
+    ops = plan.schedule[actor]
+    slots = _Slots(graph, ops)
+    steps = tuple(slots.steps())
+    return Program(
+        graph=plan.name,
+        actor=actor,
+        actor_id=graph.actors[actor]._actor_id,
+        steps=steps,
+        slots=slots.count,
+        reads=reads,
+        writes=tuple(op.target for op in ops if op.kind is OpKind.SEND),
+    )
+
+
+def _lower_driver(plan: Plan, graph: Graph, reads: Mapping[str, int]) -> DriverProgram:
+    ops = plan.schedule[DRIVER]
+    accesses = {node.name: node.access for node in graph.inputs}
+    positional, keywords = signature(accesses.values())
+    return DriverProgram(
+        graph=plan.name,
+        # What is not of the input is the tick.
+        sends={op.target: accesses.get(op.target) for op in ops if op.kind is OpKind.SEND},
+        outputs=tuple(_output(graph, name, accesses) for name in graph.output.values),
+        reads=reads,
+        positional=positional,
+        keywords=keywords,
+        multi=graph.output.multi,
+    )
+
+
+def _output(graph: Graph, name: str, accesses: Mapping[str, InputAccess]) -> Output:
+    if isinstance(graph.by_name[name], Input):
+        return Output(name, None, accesses[name])
+    return Output(name, name)
+
+
+def _reader_indices(plan: Plan) -> dict[str, dict[str, int]]:
+    """Party -> channel -> its index among the readers, found in one go over all channels."""
+    found: dict[str, dict[str, int]] = {party: {} for party in plan.schedule}
+    for channel in plan.channels:
+        for index, reader in enumerate(channel.readers):
+            found[reader][channel.name] = index
+    return found
+
+
+class _Slots:
+    """The slots of one actor while its ops are lowered, first to last."""
+
+    def __init__(self, graph: Graph, ops: tuple[Op, ...]) -> None:
+        self._graph = graph
+        self._ops = ops
+        self._of: dict[str, int] = {}
+        self._free: list[int] = []
+        #: How many slots there are so far.
+        self.count = 0
+        #: Value -> the index of the last op that reads it.
+        self._last = {value: i for i, op in enumerate(ops) for value in self._read_by(op)}
+
+    def steps(self) -> Iterator[Step]:
+        for i, op in enumerate(self._ops):
+            if op.kind is OpKind.RECV:
+                slot = self._take(op.target)
+                yield Recv(op.target, slot, self._release(i, (op.target,)))
+            elif op.kind is OpKind.SEND:
+                yield Send(op.target, self._of[op.target], self._release(i, (op.target,)))
+            else:
+                yield self._run(i, op)
+
+    def _run(self, i: int, op: Op) -> Run:
+        call = self._call(op)
+        args, kwargs = self._template(call.args), {key: self._template(arg) for key, arg in call.kwargs.items()}
+        # The results get their slots before the arguments give theirs up: `last` is cleared after the call.
+        several = call.num_returns > 1
+        values = tuple(Pick(call.name, k).name for k in range(call.num_returns)) if several else (call.name,)
+        out = tuple(self._take(value) for value in values)
+        last = self._release(i, (*call.uses, *values))
+        return Run(call.name, call.method, args, kwargs, out, unpack=several, last=last)
+
+    def _template(self, template: Any) -> Any:
+        return map_leaves(template, lambda leaf: Slot(self._of[leaf.name]) if isinstance(leaf, Value) else leaf)
+
+    def _take(self, value: str) -> int:
+        if self._free:
+            slot = heapq.heappop(self._free)
+        else:
+            slot = self.count
+            self.count += 1
+        self._of[value] = slot
+        return slot
+
+    def _release(self, i: int, values: tuple[str, ...]) -> tuple[int, ...]:
+        """Free the slots of those values that no op after the i-th reads."""
+        freed = tuple(sorted(self._of.pop(value) for value in values if self._last.get(value, -1) <= i))
+        for slot in freed:
+            heapq.heappush(self._free, slot)
+        return freed
+
+    def _read_by(self, op: Op) -> tuple[str, ...]:
+        if op.kind is OpKind.SEND:
+            return (op.target,)
+        return self._call(op).uses if op.kind is OpKind.RUN else ()
+
+    def _call(self, op: Op) -> Call:
+        call = self._graph.by_name[op.target]
+        assert isinstance(call, Call), "the plan was made from this graph"
+        return call

@@ -1,0 +1,119 @@
+"""Program: one party's slice of the plan, picklable and ready to be linked with an actor's instance.
+
+A slot is a numbered place for a value inside one party during one execution. Steps read and write slots; channels
+are named, and install delivers the specs beside the program, so that lowering needs no address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.ids import ActorId
+
+__all__ = ["DriverProgram", "InputAccess", "Output", "Program", "Recv", "Run", "Send", "Slot", "Step"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Stands for a slot's value in the arguments of a Run; anything else there is a constant."""
+
+    index: int
+
+    def __repr__(self) -> str:
+        return f"%{self.index}"
+
+
+@dataclass(frozen=True)
+class Recv:
+    """Take the next message of a channel into a slot. `last`: slots that nobody reads after this step."""
+
+    channel: str
+    slot: int
+    last: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """Call a method. One value goes into each slot of `out`; if one of the arguments is a Failure, so is each of them.
+
+    `args` and `kwargs` are templates: Slots stand for values, also inside lists, tuples and dicts.
+    """
+
+    #: The node's name in graph, plan, trace and error messages.
+    node: str
+    method: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    out: tuple[int, ...]
+    #: False: the method's return value is the value of the one slot; True: a sequence of exactly len(out) values.
+    unpack: bool = False
+    last: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Send:
+    """Publish a slot's value as the next message of a channel."""
+
+    channel: str
+    slot: int
+    last: tuple[int, ...] = ()
+
+
+Step = Recv | Run | Send
+
+
+@dataclass(frozen=True)
+class Program:
+    """What one actor does in every execution, in this order."""
+
+    graph: str
+    #: The actor's name in the plan.
+    actor: str
+    actor_id: ActorId
+    steps: tuple[Step, ...]
+    #: How many slots the steps use.
+    slots: int
+    #: Channel -> this actor's index among its readers.
+    reads: Mapping[str, int]
+    writes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class InputAccess:
+    """Which part of the arguments of `execute` a value is: all of it (key None), a position, or a keyword."""
+
+    key: int | str | None
+
+    def __str__(self) -> str:
+        if self.key is None:
+            return "input"
+        return f"input[{self.key}]" if isinstance(self.key, int) else f"input.{self.key}"
+
+
+@dataclass(frozen=True)
+class Output:
+    """One of the graph's results: what a channel brings, or (channel None) a part of the input as it went in."""
+
+    name: str
+    channel: str | None
+    access: InputAccess | None = None
+
+
+@dataclass(frozen=True)
+class DriverProgram:
+    """What the compiling process does in every execution: write the inputs, later read the outputs."""
+
+    graph: str
+    #: Channel -> what of the input it carries, in the order of sending. None: a tick, whose every message is None.
+    sends: Mapping[str, InputAccess | None]
+    #: The results in the order of the output; the same channel may stand there twice.
+    outputs: tuple[Output, ...]
+    #: Channel -> the driver's index among its readers.
+    reads: Mapping[str, int]
+    #: Positional arguments that `execute` takes, and keywords. (1, ()) also when the input is used whole.
+    positional: int
+    keywords: tuple[str, ...]
+    #: True: `execute` returns a list of refs (MultiOutputNode); False: one ref.
+    multi: bool

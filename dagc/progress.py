@@ -1,0 +1,59 @@
+"""Where everybody is, read from the counters of the channels: nothing is recorded on the way for it.
+
+Of each channel it is known how many messages were published and how many each reader took. An actor's ops come in a
+fixed order, so the first one that its channels do not show as done is where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from channels import ChannelStatistics
+from dagc.graph import DRIVER
+from dagc.plan import OpKind, Plan
+
+__all__ = ["explain_wait", "positions"]
+
+
+def positions(plan: Plan, statistics: Mapping[str, ChannelStatistics], execution: int) -> dict[str, int]:
+    """Actor -> the index of the op that it has reached in this execution; as many as it has ops when it is through.
+
+    A run with nothing visible after it counts as reached once everything before it is done.
+    """
+    found: dict[str, int] = {}
+    for party, ops in plan.schedule.items():
+        if party == DRIVER:
+            continue
+        reached = 0
+        for index, op in enumerate(ops):
+            if op.kind is OpKind.RUN:
+                continue
+            counted = statistics[op.target]
+            if op.kind is OpKind.SEND:
+                done = counted.messages >= execution
+            else:
+                done = counted.read[plan.by_name[op.target].readers.index(party)] >= execution
+            if not done:
+                break
+            reached = index + 1
+        found[party] = reached
+    return found
+
+
+def explain_wait(plan: Plan, statistics: Mapping[str, ChannelStatistics], execution: int) -> str:
+    """What an execution waits for, in a sentence: first who is busy, then who waits for whom."""
+    busy, waiting = [], []
+    for party, index in positions(plan, statistics, execution).items():
+        ops = plan.schedule[party]
+        if index == len(ops):
+            continue
+        op = ops[index]
+        if op.kind is OpKind.RECV:
+            waiting.append(f"{party} for channel {op.target} from {plan.by_name[op.target].writer}")
+        elif op.kind is OpKind.RUN:
+            busy.append(f"{party} in {op}")
+        else:
+            waiting.append(f"{party} for a free slot of channel {op.target}")
+    parts = [f"at work: {', '.join(busy)}"] if busy else []
+    parts += [f"waiting: {', '.join(waiting)}"] if waiting else []
+    return f"execution {execution} of graph {plan.name} is under way; {'; '.join(parts) or 'every actor is through'}"

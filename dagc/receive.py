@@ -1,0 +1,185 @@
+"""Receiver: takes what one output channel delivers and resolves the refs that wait for it.
+
+Threads. A reading end belongs to one thread at a time, and several threads may want different results of one channel.
+Whoever comes first reads, for all (the leader); the others wait on a condition until their ref is resolved or the leader
+has left, and then one of them leads.
+
+asyncio. No thread: a coroutine takes what is there, polls for the time that a wake-up would cost, and then arms the
+channel: whoever delivers next writes a byte into this process's wake pipe, which the event loop watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+from channels import ChannelBroken, ChannelClosed, ChannelTimeout, Failure, Reader, wake
+from dagc.errors import GetTimeoutError
+from dagc.inflight import Window
+from dagc.refs import ResultRef
+from dagc.wake import waker
+
+__all__ = ["Receiver"]
+
+#: How long a coroutine polls before it arms the channel and sleeps: what a sleep and a wake-up cost.
+POLL_SECONDS = 100e-6
+#: How long one look of the coroutine that is next in line may hold the event loop: two switches to a worker and back.
+LOOK_SECONDS = 20e-6
+
+
+class Receiver:
+    """The reading end of output channel number `channel` of the window.
+
+    `explain_timeout(execution)` says in words what the execution waits for; `fault()` is the error of a graph whose
+    channels were closed or broken.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        window: Window,
+        channel: int,
+        timeout: float | None,
+        explain_timeout: Callable[[int], str],
+        fault: Callable[[], BaseException],
+    ) -> None:
+        self._reader = reader
+        self._read = reader.read
+        self._window = window
+        self._channel = channel
+        self._timeout = timeout
+        self._explain_timeout = explain_timeout
+        self._fault = fault
+        self._lead = threading.Lock()
+        self._followers = threading.Condition(threading.Lock())
+        self._following = 0
+        self._sleeping = 0  # coroutines that wait for the wake pipe
+
+    # ---- threads ----
+
+    def wait(self, ref: ResultRef, timeout: float | None) -> None:
+        """Return once `ref` is resolved; raise GetTimeoutError if it is not in time. -1: the graph's own timeout."""
+        if timeout == -1.0:
+            timeout = self._timeout
+        # The usual case first, without the bookkeeping of the general one: nobody leads, and the next one is ours.
+        if self._window.delivered[self._channel] + 1 == ref.execution and self._lead.acquire(False):
+            try:
+                late = not ref.done and not self._take(ref.execution, timeout)
+            finally:
+                self._lead.release()
+                if self._following or self._sleeping:
+                    self._hand_over()
+            if late:
+                raise self._late(ref.execution, timeout)
+        if not ref.done:
+            self.wait_delivered(ref.execution, timeout)
+
+    def wait_delivered(self, execution: int, timeout: float | None) -> None:
+        """Return once the channel has delivered the execution, or never will: then its refs have failed."""
+        delivered = self._window.delivered
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while delivered[self._channel] < execution:
+            if self._lead.acquire(blocking=False):
+                try:
+                    while (next_one := delivered[self._channel] + 1) <= execution:
+                        remaining = timeout if deadline is None else max(0.0, deadline - time.monotonic())
+                        if not self._take(next_one, remaining):
+                            raise self._late(execution, timeout)
+                finally:
+                    self._lead.release()
+                    self._hand_over()
+            else:
+                self._follow(execution, deadline, timeout)
+
+    def _follow(self, execution: int, deadline: float | None, timeout: float | None) -> None:
+        with self._followers:
+            self._following += 1
+            try:
+                # Interruptible on the main thread: a condition's wait sees Ctrl-C.
+                while self._window.delivered[self._channel] < execution and self._lead.locked():
+                    remaining = None if deadline is None else deadline - time.monotonic()
+                    if remaining is not None and remaining <= 0:
+                        raise self._late(execution, timeout)
+                    self._followers.wait(remaining)
+            finally:
+                self._following -= 1
+
+    def _take(self, execution: int, timeout: float | None) -> bool:
+        """Read the next delivery, for the leader. False: it did not come in time."""
+        try:
+            value = self._read(execution, timeout)
+        except ChannelTimeout:
+            return False
+        except (ChannelClosed, ChannelBroken):
+            self._window.fail(self._channel, Failure(self._fault()))
+            return True
+        self._window.deliver(self._channel, value)
+        if self._following:
+            with self._followers:
+                self._followers.notify_all()
+        return True
+
+    def _hand_over(self) -> None:
+        """After the lead was released: wake whoever waits for it. Whoever came while it was taken counted itself before
+        it looked, so it is seen here, or it sees that the lead is free."""
+        if self._following:
+            with self._followers:
+                self._followers.notify_all()
+        if self._sleeping:
+            wake()
+
+    def _late(self, execution: int, timeout: float | None) -> GetTimeoutError:
+        return GetTimeoutError(f"no {self._reader.spec.name} within {timeout} s; {self._explain_timeout(execution)}")
+
+    # ---- asyncio ----
+
+    def wait_async(self, ref: ResultRef) -> Generator[Any, None, None]:
+        return self.delivered_async(ref.execution).__await__()
+
+    async def delivered_async(self, execution: int) -> None:
+        """As wait_delivered, with the graph's own timeout, for a coroutine."""
+        delivered = self._window.delivered
+        start = time.monotonic()
+        while delivered[self._channel] < execution and not self._take_ready(execution):
+            now = time.monotonic()
+            if self._timeout is not None and now > start + self._timeout:
+                raise self._late(execution, self._timeout)
+            if now < start + POLL_SECONDS:
+                await asyncio.sleep(0)
+            else:
+                await self._sleep(None if self._timeout is None else start + self._timeout - now)
+
+    def _take_ready(self, execution: int) -> bool:
+        """Take what is there, as far as `execution`; True if that is delivered now."""
+        delivered = self._window.delivered
+        if not self._lead.acquire(blocking=False):
+            return False
+        try:
+            while (next_one := delivered[self._channel] + 1) <= execution:
+                if not self._take(next_one, LOOK_SECONDS if next_one == execution else 0.0):
+                    return False
+            return True
+        finally:
+            self._lead.release()
+            if self._following:
+                with self._followers:
+                    self._followers.notify_all()
+
+    async def _sleep(self, timeout: float | None) -> None:
+        """Until something is delivered, a leading thread leaves, or the time is up."""
+        alarm = waker()
+        ticket = alarm.ticket()
+        self._sleeping += 1
+        try:
+            if self._lead.acquire(blocking=False):
+                try:
+                    if not self._reader.arm():
+                        return
+                finally:
+                    self._lead.release()
+            await alarm.wait(ticket, timeout)
+        finally:
+            self._sleeping -= 1

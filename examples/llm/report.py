@@ -1,0 +1,68 @@
+"""What the demo says at the end: the cut, the speeds, and whether every way gave the same tokens."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from examples.llm.sequences import Generation
+from examples.llm.tokenizer import ChatTokenizer
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way of running the model, and what came of it."""
+
+    generation: Generation
+    busy_s: Sequence[float] = ()
+    """seconds that each stage worked; empty where there are no stages"""
+
+
+def cut_table(cut: Sequence[range], costs: Sequence[float]) -> Table:
+    """Which pieces each stage got, and what a decode step costs it."""
+    head = len(costs) - 1
+
+    def describe(owned: range) -> str:
+        layers = [piece - 1 for piece in owned if 0 < piece < head]
+        parts = ["embedding"] if 0 in owned else []
+        parts += [f"layers {layers[0]}-{layers[-1]}"] if layers else []
+        parts += ["lm_head"] if head in owned else []
+        return " + ".join(parts)
+
+    table = Table("stage", "pieces", title="cost of a decode step", title_justify="left")
+    table.add_column("ms", justify="right")
+    for number, owned in enumerate(cut):
+        table.add_row(f"stage{number}", describe(owned), f"{sum(costs[piece] for piece in owned) * 1e3:.2f}")
+    return table
+
+
+def speed_table(runs: Mapping[str, Run], title: str) -> Table:
+    table = Table("", title=title, title_justify="left")
+    for column in ("tokens/s", "TTFT ms", "TPOT ms", "stages working"):
+        table.add_column(column, justify="right")
+    for name, run in runs.items():
+        generation = run.generation
+        table.add_row(
+            name,
+            f"{generation.tokens_per_s:.1f}",
+            f"{generation.ttft_s * 1e3:.0f}",
+            f"{generation.tpot_s * 1e3:.1f}",
+            "  ".join(f"{busy_s / generation.wall_s:.0%}" for busy_s in run.busy_s),
+        )
+    return table
+
+
+def first_difference(runs: Mapping[str, Run], tokenizer: ChatTokenizer) -> str | None:
+    """Where the runs' tokens first differ from those of the last run, as an error message; None if nowhere."""
+    *others, (reference, expected) = runs.items()
+    for name, run in others:
+        for prompt, (ours, theirs) in enumerate(zip(run.generation.outputs, expected.generation.outputs, strict=True)):
+            if ours != theirs:
+                same = next((n for n, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
+                at = min(len(ours), len(theirs)) if same is None else same
+                return (
+                    f"prompt {prompt} differs at token {at}\n"
+                    f"  {name}: {ours[at:][:8]} {tokenizer.decode(ours)!r}\n"
+                    f"  {reference}: {theirs[at:][:8]} {tokenizer.decode(theirs)!r}"
+                )
+    return None

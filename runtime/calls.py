@@ -1,0 +1,218 @@
+"""A method call recorded, not made. The same record drives `.remote()`, which hands it to the engine now, and
+`.bind()`, which leaves it in a DAG for the compiler: one signature check, one meaning of the arguments.
+
+    handle.method            ActorMethod     checks the name
+    .bind(*args, **kwargs)   BoundCall       checks the arguments; a tuple of BoundReturn if num_returns > 1
+    .remote(*args, **kwargs) ObjectRef       engine.submit(BoundCall)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from runtime import current
+from runtime.errors import GraphError, NoSuchMethodError, WrongArgumentsError
+
+if TYPE_CHECKING:
+    from runtime.ids import ActorId
+    from runtime.refs import ObjectRef
+
+__all__ = ["ActorHandle", "ActorMethod", "BoundCall", "BoundReturn", "DagNode", "MethodInfo", "method", "methods_of"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class DagNode:
+    """A value that a compiled graph will have: what `bind` returns and what it takes as an argument.
+
+    It is only a record. Nothing about it changes when it is compiled or run, so it may be used many times.
+    """
+
+    __slots__ = ()
+
+    def __iter__(self) -> Any:
+        raise GraphError(
+            f"{self!r} is one value of a DAG and cannot be unpacked here; bind a method with num_returns=k"
+        )
+
+    def __bool__(self) -> bool:
+        raise GraphError(f"{self!r} is a value of a DAG that is not known yet; decide inside a method, not at bind")
+
+    def __reduce__(self) -> Any:
+        raise GraphError(f"{self!r} is a value of a DAG and cannot be pickled; compile the DAG where it was bound")
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What a handle knows of a method, without the class."""
+
+    name: str
+    signature: inspect.Signature
+    num_returns: int = 1
+
+
+@dataclass(frozen=True)
+class ActorHandle:
+    """A reference to an actor. Picklable: actors may hold handles of actors.
+
+    Its methods are its attributes: `handle.method.remote(...)`, `handle.method.bind(...)`. Every other name that it
+    has begins with an underscore or is listed here, so that the user's methods win.
+    """
+
+    _actor_id: ActorId
+    #: The name of its class, or the name it was given.
+    _label: str
+    _methods: Mapping[str, MethodInfo] = field(repr=False, hash=False, compare=False)
+    #: Where its engine finds it; the engine's own business, picklable.
+    _address: Any = field(repr=False, hash=False, compare=False, default=None)
+
+    def __getattr__(self, name: str) -> ActorMethod:
+        if name.startswith("__"):  # pickle and copy look for special methods before the fields are there
+            raise AttributeError(name)
+        info = self._methods.get(name)
+        if info is None:
+            known = ", ".join(sorted(self._methods)) or "none"
+            raise NoSuchMethodError(f"actor {self._label} has no method {name!r}; its methods are: {known}")
+        return ActorMethod(self, info)
+
+    def __repr__(self) -> str:
+        return f"{self._label}({self._actor_id})"
+
+
+@dataclass(frozen=True, eq=False)
+class BoundCall(DagNode):
+    """`handle.method(*args, **kwargs)`, recorded. Arguments may be DagNodes, also inside lists, tuples and dicts."""
+
+    handle: ActorHandle
+    method: MethodInfo
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"{self.handle._label}.{self.method.name}.bind(...)"
+
+
+@dataclass(frozen=True, eq=False)
+class BoundReturn(DagNode):
+    """One of the values of a call that returns several."""
+
+    call: BoundCall
+    index: int
+
+    def __repr__(self) -> str:
+        return f"{self.call!r}[{self.index}]"
+
+
+@dataclass(frozen=True)
+class ActorMethod:
+    """`handle.method`: bind it, or call it now."""
+
+    _handle: ActorHandle
+    _info: MethodInfo
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """Record the call for a DAG. Returns a BoundCall, or with num_returns=k a tuple of k BoundReturns.
+
+        Raises WrongArgumentsError if the arguments do not fit the method's signature.
+        """
+        call = self._call(args, kwargs)
+        if self._info.num_returns == 1:
+            return call
+        return tuple(BoundReturn(call, i) for i in range(self._info.num_returns))
+
+    def remote(self, *args: Any, **kwargs: Any) -> ObjectRef | list[ObjectRef]:
+        """Call it now. Returns an ObjectRef at once, or with num_returns=k a list of k of them.
+
+        An argument that is an ObjectRef is replaced by its value. Raises WrongArgumentsError if the arguments do not
+        fit the method's signature, GraphError if one of them is a DagNode.
+        """
+        return current.engine().submit(self._call(args, kwargs))
+
+    def options(self, *, num_returns: int) -> ActorMethod:
+        """The same method, taken to return `num_returns` values."""
+        return ActorMethod(self._handle, _with_num_returns(self._info, num_returns))
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        name = f"{self._handle._label}.{self._info.name}"
+        raise WrongArgumentsError(
+            f"{name}(...) cannot be called directly; write {name}.remote(...) or {name}.bind(...)"
+        )
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BoundCall:
+        try:
+            self._info.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            name = f"{self._handle._label}.{self._info.name}"
+            raise WrongArgumentsError(f"{name}: {error}; its signature is {name}{self._info.signature}") from None
+        return BoundCall(self._handle, self._info, args, kwargs)
+
+
+def method(*, num_returns: int = 1) -> Callable[[F], F]:
+    """Decorator for a method of an actor class: `@dagc.method(num_returns=2)`."""
+
+    def mark(function: F) -> F:
+        function.__dagc_num_returns__ = _checked_num_returns(num_returns)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def methods_of(cls: type) -> dict[str, MethodInfo]:
+    """The methods that a handle of `cls` offers: every public one and `__call__`, without `self`."""
+    found: dict[str, MethodInfo] = {}
+    for name in dir(cls):
+        if name.startswith("_") and name != "__call__":
+            continue
+        function = inspect.getattr_static(cls, name)
+        bound = isinstance(function, (staticmethod, classmethod))
+        function = getattr(cls, name)
+        if not callable(function) or isinstance(function, type):
+            continue
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):  # a C function without a text signature takes what it likes
+            signature = inspect.Signature(
+                [
+                    inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
+                    inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
+                ]
+            )
+        else:
+            parameters = list(signature.parameters.values())
+            if not bound and parameters and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+                parameters = parameters[1:]
+            # Annotations and defaults are the class's own objects; a handle must be picklable without the class.
+            signature = inspect.Signature([_bare(p) for p in parameters])
+        found[name] = MethodInfo(name, signature, getattr(function, "__dagc_num_returns__", 1))
+    return found
+
+
+class _Default:
+    """Stands for a default value in a handle's signature: shown as `...`, never passed on."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+_DEFAULT = _Default()
+
+
+def _bare(parameter: inspect.Parameter) -> inspect.Parameter:
+    has_default = parameter.default is not inspect.Parameter.empty
+    default: Any = parameter.default if isinstance(parameter.default, (int, float, str, bool, type(None))) else _DEFAULT
+    return parameter.replace(
+        annotation=inspect.Parameter.empty, default=default if has_default else inspect.Parameter.empty
+    )
+
+
+def _checked_num_returns(num_returns: int) -> int:
+    if not isinstance(num_returns, int) or isinstance(num_returns, bool) or num_returns < 1:
+        raise GraphError(f"num_returns={num_returns!r}; expected a whole number of at least 1")
+    return num_returns
+
+
+def _with_num_returns(info: MethodInfo, num_returns: int) -> MethodInfo:
+    return MethodInfo(info.name, info.signature, _checked_num_returns(num_returns))

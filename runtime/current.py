@@ -1,0 +1,61 @@
+"""The engine of this process: one at a time, started at first use if nobody started one.
+
+A module of its own so that a handle can reach the engine without importing any implementation of one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from runtime.errors import EngineError
+
+if TYPE_CHECKING:
+    from runtime.engine import Engine
+
+__all__ = ["clear", "engine", "install", "set_default", "started"]
+
+_lock = threading.RLock()
+_engine: Engine | None = None
+_default: Callable[[], Engine] | None = None
+
+
+def set_default(start: Callable[[], Engine]) -> None:
+    """`start` makes the engine when one is needed and none was started."""
+    global _default
+    _default = start
+
+
+def started() -> Engine | None:
+    """The engine, if there is one."""
+    return _engine
+
+
+def engine() -> Engine:
+    """The engine of this process; starts the default one at first use."""
+    global _engine
+    with _lock:
+        if _engine is None:
+            if _default is None:
+                raise EngineError("no engine is running in this process; call dagc.init() first")
+            _engine = _default()
+        return _engine
+
+
+def install(start: Callable[[], Engine]) -> Engine:
+    """Start an engine as this process's own. Raises EngineError if there is one already."""
+    global _engine
+    with _lock:
+        if _engine is not None:
+            raise EngineError(f"{_engine!r} is running in this process already; call dagc.shutdown() before init()")
+        _engine = start()
+        return _engine
+
+
+def clear() -> Engine | None:
+    """Forget the engine and return it; the caller shuts it down."""
+    global _engine
+    with _lock:
+        engine, _engine = _engine, None
+        return engine

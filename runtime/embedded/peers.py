@@ -1,0 +1,137 @@
+"""The other processes that this one calls: one ordered stream each, opened at the first call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from channels.errors import DagcError
+from channels.serialize import unpack
+from runtime.embedded import control_pb2 as pb
+from runtime.embedded import rpc
+from runtime.errors import ActorDiedError, EngineError
+from runtime.line import Line
+from runtime.messages import Reply, Request
+
+if TYPE_CHECKING:
+    from channels.base import Failure
+    from runtime.calls import ActorHandle
+    from runtime.embedded.control import ControlThread, Delivery
+    from runtime.embedded.folder import SessionFolder
+    from runtime.embedded.link import HeadLink
+    from runtime.ids import ActorId
+
+__all__ = ["Peers", "died"]
+
+#: After a death, how long replies that it had sent may take to come out of its socket. Ends at once as a rule, with
+#: the socket's end; a child that the actor forked may hold that open.
+_LAST_WORDS_S = 0.2
+
+
+def died(death: pb.Death) -> ActorDiedError:
+    """The error for a death; a new one each time, because each raise writes into it. May run user code (unpickling)."""
+    error = ActorDiedError(death.label, death.pid, death.reason)
+    if death.cause:
+        failure: Failure = unpack(death.cause)
+        error.__cause__ = failure.unwrap()
+    return error
+
+
+class Peers:
+    """Lines to actors, by their id. Any thread may ask for one."""
+
+    def __init__(self, folder: SessionFolder, control: ControlThread, delivery: Delivery, link: HeadLink) -> None:
+        self._folder = folder
+        self._control = control
+        self._delivery = delivery
+        self._link = link
+        self._lock = threading.Lock()
+        self._peers: dict[ActorId, tuple[Line, _Peer]] = {}
+
+    def line(self, handle: ActorHandle) -> Line:
+        """The line to an actor."""
+        with self._lock:
+            known = self._peers.get(handle._actor_id)
+            if known is None:
+                peer = _Peer(self, handle._actor_id)
+                line = Line(repr(handle), peer.transmit)
+                peer.line = line
+                known = self._peers[handle._actor_id] = line, peer
+                self._control.soon(peer.start)
+            return known[0]
+
+    def close(self) -> None:
+        """Fail what is still under way everywhere."""
+        with self._lock:
+            lines = [line for line, _ in self._peers.values()]
+        for line in lines:
+            line.die(lambda: EngineError("the engine was shut down before the result came"))
+
+
+class _Peer:
+    """The stream to one actor's process; belongs to the control thread, but for `transmit`."""
+
+    line: Line
+
+    def __init__(self, peers: Peers, actor: ActorId) -> None:
+        self._folder = peers._folder
+        self._control = peers._control
+        self._delivery = peers._delivery
+        self._link = peers._link
+        self._actor = actor
+        self._outbox = rpc.Outbox()
+        #: Held here: the event loop itself keeps no task alive.
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.ensure_future(self._run())
+
+    def transmit(self, request: Request) -> None:
+        """Send a request, or keep it until the actor has started."""
+        message = pb.CallRequest(
+            id=request.id,
+            kind=request.kind,
+            method=request.method,
+            payload=request.payload,
+            values=request.values,
+            num_returns=request.num_returns,
+        )
+        self._control.soon(self._outbox.put, message)
+
+    async def _run(self) -> None:
+        try:
+            description = await self._link.ask(describe=pb.Describe(actors=[self._actor]))
+            actor = description.actors[0]
+            death = actor.death if actor.HasField("death") else await self._exchange()
+        except DagcError as error:  # the session has ended, or never had this actor
+            kind, text = type(error), str(error)
+            self._delivery.put(self.line.die, lambda: kind(text))
+        else:
+            self._delivery.put(self.line.die, lambda: died(death))
+
+    async def _exchange(self) -> pb.Death:
+        """Send and receive until the actor is dead."""
+        async with rpc.open_channel(self._folder.worker(self._actor)) as channel:
+            stream = rpc.open_stream(channel, rpc.CALLS, self._folder.token())
+            writer = asyncio.ensure_future(self._outbox.write_to(stream.write))
+            reader = asyncio.ensure_future(self._read(stream))
+            try:
+                death = await asyncio.shield(self._link.death(self._actor))
+                # The notice may overtake what the actor had answered.
+                await asyncio.wait([reader], timeout=_LAST_WORDS_S)
+                return death
+            finally:
+                for task in (writer, reader):
+                    task.cancel()
+                await asyncio.gather(writer, reader, return_exceptions=True)
+
+    async def _read(self, stream: Any) -> None:
+        # Why the stream ended is nothing: the head tells how the process did.
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async for message in stream:
+                reply = Reply(message.id, message.failed, message.last, tuple(message.values))
+                self._delivery.put(self.line.receive, reply)

@@ -1,0 +1,182 @@
+"""The thread that starts worker processes, and hears of their end.
+
+One permanent thread does both: a worker dies with the *thread* that spawned it (PDEATHSIG), and who spawns may reap.
+It waits in epoll for pidfds; where the kernel or a sandbox has none (ENOSYS, EPERM), a thread waits for each child.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.embedded import marker
+
+if TYPE_CHECKING:
+    from runtime.ids import ActorId
+
+__all__ = ["Spawner", "exit_reason"]
+
+_BOOT = str(Path(__file__).with_name("boot.py"))
+_WATCHER_STACK_EVENTS = 64
+
+
+@dataclass
+class _Child:
+    actor: ActorId
+    process: subprocess.Popen[bytes]
+    marker: int
+    pidfd: int | None
+
+
+class Spawner:
+    """Starts, kills and reaps. `on_spawned(actor, pid)` and `on_exited(actor, reason)` are called by its threads.
+
+    on_exited is called exactly once for each `spawn`, also if the process could not be started.
+    """
+
+    def __init__(
+        self, folder: str, on_spawned: Callable[[ActorId, int], None], on_exited: Callable[[ActorId, str], None]
+    ) -> None:
+        self._folder = folder
+        self._on_spawned = on_spawned
+        self._on_exited = on_exited
+        self._children: dict[ActorId, _Child] = {}
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._closing = False
+        self._epoll = select.epoll()
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._epoll.register(self._wake_read, select.EPOLLIN)
+        self._by_pidfd: dict[int, _Child] = {}
+        self._thread = threading.Thread(target=self._run, name="dagc-spawner", daemon=True)
+        self._thread.start()
+
+    def spawn(self, actor: ActorId, environment: Mapping[str, str]) -> None:
+        """Start a worker process. Returns at once."""
+        self._post(lambda: self._spawn(actor, environment))
+
+    def kill(self, actor: ActorId) -> None:
+        """SIGKILL it, if it lives. Returns at once."""
+        self._post(lambda: self._kill(actor))
+
+    def close(self) -> None:
+        """Kill every worker, wait until they are gone, and end the thread."""
+        self._post(self._close)
+        self._thread.join()
+        self._epoll.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _post(self, job: Callable[[], None]) -> None:
+        self._jobs.put(job)
+        try:
+            os.write(self._wake_write, b"\0")
+        except BlockingIOError:  # a pipe full of wake-ups wakes
+            return
+
+    def _run(self) -> None:
+        # Inherited by the workers until boot.py ignores it: Ctrl-C must not hit one that is just starting.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        while not (self._closing and not self._children):
+            for descriptor, _ in self._epoll.poll(maxevents=_WATCHER_STACK_EVENTS):
+                if descriptor == self._wake_read:
+                    os.read(self._wake_read, 4096)
+                elif descriptor in self._by_pidfd:
+                    self._reap(self._by_pidfd[descriptor])
+            while not self._jobs.empty():
+                self._jobs.get()()
+
+    def _spawn(self, actor: ActorId, environment: Mapping[str, str]) -> None:
+        if self._closing:
+            self._on_exited(actor, "the engine was shut down")
+            return
+        page = marker.create()
+        try:
+            process = subprocess.Popen(
+                [sys.executable, *_interpreter_flags(), _BOOT, self._folder, actor, str(os.getpid())],
+                stdin=subprocess.PIPE,
+                env=dict(environment),
+                pass_fds=(page,),
+            )
+        except (OSError, ValueError) as error:  # no memory, too many processes, a NUL in the environment
+            os.close(page)
+            self._on_exited(actor, f"its process could not be started: {error}")
+            return
+        child = _Child(actor, process, page, None)
+        self._children[actor] = child
+        self._on_spawned(actor, process.pid)
+        assert process.stdin is not None
+        try:
+            with process.stdin as pipe:
+                pipe.write(json.dumps({"sys_path": [os.path.abspath(p) for p in sys.path], "marker": page}).encode())
+        except BrokenPipeError:  # it is dead already; the reaper tells why
+            pass
+        self._watch(child)
+
+    def _watch(self, child: _Child) -> None:
+        try:
+            child.pidfd = os.pidfd_open(child.process.pid)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EPERM):
+                raise
+
+            def wait() -> None:
+                child.process.wait()
+                self._post(lambda: self._reap(child))
+
+            threading.Thread(target=wait, name=f"dagc-wait-{child.process.pid}", daemon=True).start()
+        else:
+            self._by_pidfd[child.pidfd] = child
+            self._epoll.register(child.pidfd, select.EPOLLIN)
+
+    def _reap(self, child: _Child) -> None:
+        code = child.process.wait()
+        if child.pidfd is not None:
+            self._epoll.unregister(child.pidfd)
+            del self._by_pidfd[child.pidfd]
+            os.close(child.pidfd)
+        executing = marker.read(child.marker)
+        os.close(child.marker)
+        del self._children[child.actor]
+        self._on_exited(child.actor, exit_reason(code, executing))
+
+    def _kill(self, actor: ActorId) -> None:
+        child = self._children.get(actor)
+        if child is not None:
+            child.process.kill()
+
+    def _close(self) -> None:
+        self._closing = True
+        for child in self._children.values():
+            child.process.kill()
+
+
+def exit_reason(code: int, executing: str) -> str:
+    """What became of a process, in words. `code` as subprocess has it: a negative one is a signal."""
+    if code >= 0:
+        what = f"exited with code {code}"
+    else:
+        try:
+            what = f"killed by {signal.Signals(-code).name}"
+        except ValueError:  # real-time signals have numbers only
+            what = f"killed by signal {-code}"
+    return f"{what} while executing {executing}" if executing else what
+
+
+def _interpreter_flags() -> list[str]:
+    """What a worker is started with: as this interpreter, and unbuffered, so that what an actor prints is not lost."""
+    flags = ["-u"]
+    flags += ["-O" * sys.flags.optimize] if sys.flags.optimize else []
+    flags += ["-X", "faulthandler"] if "faulthandler" in sys._xoptions else []
+    flags += ["-X", "dev"] if sys.flags.dev_mode else []
+    return [*flags, *(f"-W{option}" for option in sys.warnoptions)]

@@ -1,0 +1,100 @@
+"""A worker process: one actor, its socket, and its link with the head. `boot.py` calls `main`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import sys
+import threading
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from runtime import current
+from runtime.embedded import control_pb2 as pb
+from runtime.embedded import rpc
+from runtime.embedded.control import ControlThread
+from runtime.embedded.engine import EmbeddedEngine
+from runtime.embedded.folder import SessionFolder
+from runtime.embedded.link import HeadLink
+from runtime.embedded.marker import Marker
+from runtime.host import ActorHost
+from runtime.ids import ActorId
+from runtime.messages import Kind, Reply, Request
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+__all__ = ["main"]
+
+
+def main(path: str, actor: str, marker: int) -> None:
+    """Run the actor until this process is killed; its main thread runs the methods."""
+    folder, control = SessionFolder(path), ControlThread()
+    to_construct: queue.SimpleQueue[pb.Construct] = queue.SimpleQueue()
+
+    async def join() -> HeadLink:
+        # Who lost the head has lost the driver. PDEATHSIG says so too, unless the actor has changed its user id.
+        hello = pb.Hello(actor=actor, pid=os.getpid())
+        return HeadLink(folder, hello, on_construct=to_construct.put, on_lost=lambda: os._exit(1))
+
+    link = control.run(join())
+    engine = EmbeddedEngine(folder, control, link)
+    current.install(lambda: engine)
+    construct = to_construct.get()
+    host = ActorHost(
+        ActorId(actor),
+        construct.label,
+        construct.max_concurrency,
+        on_exit=_exit,
+        on_running=Marker(marker).set,
+    )
+    failure = host.construct(construct.payload, construct.values)
+    if failure is None:
+        server = control.run(_Calls(host, control).serve(folder, ActorId(actor)))
+        control.soon(link.tell, pb.ToHead(built=pb.Built()))
+        host.run()
+        del server
+    else:
+        control.soon(link.tell, pb.ToHead(built=pb.Built(failure=failure)))
+        threading.Event().wait()  # the head ends this process
+
+
+class _Calls:
+    """Serves the callers of this process's actor: a stream each."""
+
+    def __init__(self, host: ActorHost, control: ControlThread) -> None:
+        self._host = host
+        self._control = control
+
+    async def serve(self, folder: SessionFolder, actor: ActorId) -> grpc.aio.Server:
+        return await rpc.serve(folder.worker(actor), rpc.CALLS, folder.token(), self._serve_caller)
+
+    async def _serve_caller(self, messages: AsyncIterator[pb.CallRequest], write: rpc.Write) -> None:
+        outbox = rpc.Outbox()
+        writer = asyncio.ensure_future(outbox.write_to(write))
+
+        def answer(reply: Reply) -> None:
+            message = pb.CallReply(id=reply.id, failed=reply.failed, last=reply.last, values=reply.values)
+            self._control.soon(outbox.put, message)
+
+        try:
+            async for message in messages:
+                request = Request(
+                    message.id,
+                    Kind(message.kind),
+                    message.method,
+                    message.payload,
+                    tuple(message.values),
+                    message.num_returns,
+                )
+                self._host.receive(request, answer)
+        finally:
+            writer.cancel()  # the caller is gone, and with it whoever waited for the replies
+
+
+def _exit(code: int) -> None:
+    """A method called sys.exit. Not through the interpreter's own exit, which waits for the user's other threads."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 0xFF)

@@ -1,0 +1,62 @@
+"""What can go wrong with actors and calls, under `channels.errors.DagcError`.
+
+DagcError
+├── GraphError (also a ValueError)       a call or a graph was refused; nothing was started
+│   ├── NoSuchMethodError                (also an AttributeError)
+│   └── WrongArgumentsError              (also a TypeError)
+├── EngineError                          the runtime cannot do what was asked: not started, started twice, shut down
+├── ActorDiedError(actor, pid, reason)   the process or thread of an actor is gone
+└── GetTimeoutError (also a TimeoutError) a result did not come in time; it may be got again
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from channels.errors import DagcError
+
+__all__ = [
+    "ActorDiedError",
+    "EngineError",
+    "GetTimeoutError",
+    "GraphError",
+    "NoSuchMethodError",
+    "WrongArgumentsError",
+]
+
+
+class GraphError(DagcError, ValueError):
+    """A graph or a call was refused. The message says what was found, what was expected and what to write."""
+
+
+class NoSuchMethodError(GraphError, AttributeError):
+    """An actor's class has no such method. The message lists the methods it has."""
+
+
+class WrongArgumentsError(GraphError, TypeError):
+    """The arguments do not fit the method's signature, which the message shows."""
+
+
+class EngineError(DagcError, RuntimeError):
+    """The runtime is not in the state that the call needs: not started, started already, or shut down."""
+
+
+class ActorDiedError(DagcError):
+    """An actor is dead: what it was doing will never finish.
+
+    actor: its label, `Class(name or id)`. pid: of its process, 0 if it never had one. reason: signal, exit code,
+    or what else is known, in words.
+    """
+
+    def __init__(self, actor: str, pid: int, reason: str) -> None:
+        super().__init__(f"actor {actor} (pid {pid}) died: {reason}")
+        self.actor = actor
+        self.pid = pid
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.actor, self.pid, self.reason)
+
+
+class GetTimeoutError(DagcError, TimeoutError):
+    """A result did not come in time. Nothing is lost: the same ref may be got again."""

@@ -1,0 +1,207 @@
+"""Line: the caller's side of one (caller, actor) pair: keeps the order, knows what is pending, fails it on death.
+
+Every engine has its own way of carrying a Request to an actor and a Reply back; what a caller sees is decided here.
+
+    submit ──> waits for refs among its arguments, in order ──> transmit(Request) ... receive(Reply) ──> futures
+    call, loop ─────────────────────────────────────────────────^
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from channels.serialize import pack
+from runtime.arguments import pack_arguments
+from runtime.engine import Loop, LoopFunction
+from runtime.messages import Kind, Reply, Request, check_size
+from runtime.outcomes import receive, receive_failure
+from runtime.refs import ObjectRef, new_result
+
+if TYPE_CHECKING:
+    from runtime.calls import BoundCall
+
+__all__ = ["Line", "when_ready"]
+
+
+def when_ready(refs: list[ObjectRef], then: Callable[[tuple[bytes, ...], BaseException | None], None]) -> None:
+    """Call `then(packed values, None)` once all refs have values, or `then((), error)` if one of them has failed.
+
+    It is called by the thread that brings the last value, or by this one if all are there.
+    """
+    if not refs:
+        then((), None)
+        return
+    left = itertools.count(len(refs) - 1, -1)
+
+    def one_more(_: Future[Any]) -> None:
+        if next(left) > 0:  # next() of a count is atomic
+            return
+        try:
+            values = []
+            for ref in refs:
+                error = ref.future().exception()
+                if error is not None:
+                    then((), error)
+                    return
+                values.append(pack(ref.future().result()))
+        except Exception as problem:  # noqa: BLE001 - a value that cannot be packed fails the call, not this thread
+            then((), problem)
+            return
+        then(tuple(values), None)
+
+    for ref in refs:
+        ref.future().add_done_callback(one_more)
+
+
+@dataclass
+class _Waiting:
+    """A method call that has not been sent: it waits for its arguments, or for an earlier call that does."""
+
+    call: BoundCall
+    payload: bytes
+    futures: list[Future[Any]]
+    #: Packed values of the refs; None while they are not all there.
+    values: tuple[bytes, ...] | None = None
+    #: An argument failed, and so does the call.
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A request that was sent: who waits for its replies, and what a failure is noted with."""
+
+    futures: list[Future[Any]]
+    note: str
+
+
+class Line:
+    """Calls of this process to one actor, for any thread. `transmit` must not block, and keeps the order."""
+
+    def __init__(self, label: str, transmit: Callable[[Request], None]) -> None:
+        self._label = label
+        self._transmit = transmit
+        self._lock = threading.RLock()
+        self._ids = itertools.count()
+        self._waiting: deque[_Waiting] = deque()
+        self._pending: dict[int, _Pending] = {}
+        #: Makes the error of everything that is asked of a dead actor: a new exception for each result.
+        self._death: Callable[[], BaseException] | None = None
+
+    def submit(self, call: BoundCall) -> list[ObjectRef]:
+        """Call a method: a ref for each value. Raises GraphError, SerializationError, MessageTooLargeError."""
+        name = f"{self._label}.{call.method.name}"
+        payload, refs = pack_arguments(name, call.args, call.kwargs)
+        check_size(f"{name}: its arguments", [payload])
+        waiting = _Waiting(call, payload, [new_result() for _ in range(call.method.num_returns)])
+        with self._lock:
+            if self._death is None:
+                self._waiting.append(waiting)
+            else:
+                _fail(waiting.futures, self._death)
+
+        def arguments_ready(values: tuple[bytes, ...], error: BaseException | None) -> None:
+            try:
+                check_size(f"{name}: its arguments", [payload, *values])
+            except ValueError as too_large:
+                error = too_large
+            waiting.error = error
+            waiting.values = values
+            self._send_ready()
+
+        when_ready(refs, arguments_ready)
+        count = len(waiting.futures)
+        return [ObjectRef(f, name if count == 1 else f"{name}[{i}]") for i, f in enumerate(waiting.futures)]
+
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[Any]:
+        """Run a function beside the instance. Raises SerializationError, MessageTooLargeError."""
+        future = new_result()
+        self._ask(Kind.CALL, function, args, [future])
+        return future
+
+    def loop(self, function: LoopFunction, args: tuple[Any, ...]) -> Loop:
+        """Start a loop beside the instance. Raises SerializationError, MessageTooLargeError."""
+        loop = Loop(new_result(), new_result())
+        self._ask(Kind.LOOP, function, args, [loop.ready, loop.done])
+        return loop
+
+    def receive(self, reply: Reply) -> None:
+        """A reply came. User code may run here: unpickling, and what waits for the futures."""
+        with self._lock:
+            pending = self._pending.get(reply.id)
+            if pending is None:  # the actor was declared dead meanwhile
+                return
+            if reply.last:
+                del self._pending[reply.id]
+        if reply.failed:
+            error = receive_failure(reply.values[0], pending.note)
+            for future in pending.futures:
+                _settle(future, error=error)
+            return
+        waiting = [future for future in pending.futures if not future.done()]
+        for future, value in zip(waiting, reply.values, strict=False):  # a loop: one value now, the other future later
+            result, problem = receive(value)
+            _settle(future, result, problem)
+
+    def die(self, death: Callable[[], BaseException]) -> None:
+        """The actor is dead: fail what is under way and whatever is asked from now on. The first death counts."""
+        with self._lock:
+            if self._death is not None:
+                return
+            self._death = death
+            lost = [w.futures for w in self._waiting] + [p.futures for p in self._pending.values()]
+            self._waiting.clear()
+            self._pending.clear()
+        for futures in lost:
+            _fail(futures, death)
+
+    def _ask(self, kind: Kind, function: Callable[..., Any], args: tuple[Any, ...], futures: list[Future[Any]]) -> None:
+        name = getattr(function, "__qualname__", repr(function))
+        payload = pack((function, args))
+        check_size(f"{self._label}: {name} and its arguments", [payload])
+        with self._lock:
+            if self._death is None:
+                self._send(Request(next(self._ids), kind, name, payload), futures)
+                return
+        _fail(futures, self._death)
+
+    def _send_ready(self) -> None:
+        refused: list[_Waiting] = []
+        with self._lock:  # also around transmit: two threads that send must not overtake each other
+            while self._waiting and self._waiting[0].values is not None:
+                waiting = self._waiting.popleft()
+                if waiting.error is not None:
+                    refused.append(waiting)
+                    continue
+                method = waiting.call.method
+                request = Request(
+                    next(self._ids), Kind.METHOD, method.name, waiting.payload, waiting.values or (), method.num_returns
+                )
+                self._send(request, waiting.futures)
+        for waiting in refused:
+            for future in waiting.futures:
+                _settle(future, error=waiting.error)
+
+    def _send(self, request: Request, futures: list[Future[Any]]) -> None:
+        self._pending[request.id] = _Pending(futures, f"raised in {self._label}.{request.method}")
+        self._transmit(request)
+
+
+def _fail(futures: list[Future[Any]], death: Callable[[], BaseException]) -> None:
+    for future in futures:
+        _settle(future, error=death())
+
+
+def _settle(future: Future[Any], result: Any = None, error: BaseException | None = None) -> None:
+    """Set the future unless it is set: a loop that ends was set up before, and a death may overtake a reply."""
+    with contextlib.suppress(InvalidStateError):
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)

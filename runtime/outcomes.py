@@ -1,0 +1,59 @@
+"""How a step ended, packed: its values, or the Failure that stands for an exception on its way to the caller."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+from channels.base import Failure
+from channels.serialize import pack, unpack
+
+__all__ = ["add_note", "open_value", "pack_failure", "receive", "receive_failure"]
+
+
+def pack_failure(error: BaseException, skip: int = 1) -> bytes:
+    """`error` with its traceback as bytes, without the traceback's outermost `skip` frames, which are dagc's own.
+
+    One that does not survive pickling arrives as a SerializationError that quotes it, see channels.serialize.encode.
+    """
+    if isinstance(error, StopIteration):  # may not be set on an asyncio future, nor leave a generator (PEP 479)
+        replaced = RuntimeError(f"the method raised StopIteration({error.value!r})")
+        replaced.__cause__ = error
+        error = replaced
+    trace = error.__traceback__
+    for _ in range(skip):
+        trace = trace.tb_next if trace is not None and trace.tb_next is not None else trace
+    text = "".join(traceback.format_exception(type(error), error, trace))
+    return pack(Failure(error, text))
+
+
+def open_value(data: bytes) -> Any:
+    """Unpack a value that came from elsewhere. Raises SerializationError if that cannot be done here."""
+    value = unpack(data)
+    if isinstance(value, Failure):
+        raise value.unwrap()
+    return value
+
+
+def receive(data: bytes) -> tuple[Any, BaseException | None]:
+    """(the value, None), or (None, the reason why it cannot be unpacked here)."""
+    value = unpack(data)
+    return (None, value.unwrap()) if isinstance(value, Failure) else (value, None)
+
+
+def receive_failure(data: bytes, note: str) -> BaseException:
+    """The exception in a packed Failure, with the remote traceback as its cause, and the note."""
+    error: BaseException = unpack(data).unwrap()
+    add_note(error, note)
+    return error
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a line to what a traceback shows, once. Python 3.10 has no add_note, but pytest and others read __notes__."""
+    notes = getattr(error, "__notes__", None)
+    if notes is not None and note in notes:
+        return
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    else:
+        error.__notes__ = [*(notes or ()), note]  # type: ignore[attr-defined]

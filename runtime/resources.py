@@ -1,0 +1,74 @@
+"""What a machine offers to actors, and who has it. Pure bookkeeping, in numbers; nothing is measured or enforced.
+
+CPUs bound one actor, not their sum: an actor that waits uses none, and a pipeline of eight actors on two cores is a
+normal thing. GPUs and custom resources are given away: a GPU that two actors share by mistake runs out of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from runtime.errors import GraphError
+
+if TYPE_CHECKING:
+    from runtime.engine import ActorOptions
+    from runtime.ids import ActorId
+
+__all__ = ["Resources"]
+
+#: Fractions of a GPU are sums of floats.
+_SLACK = 1e-9
+
+
+@dataclass
+class Resources:
+    """The resources of one machine. `gpus` are the indices of its GPUs."""
+
+    num_cpus: float
+    gpus: tuple[int, ...] = ()
+    custom: Mapping[str, float] = field(default_factory=dict)
+    _gpu_use: dict[ActorId, dict[int, float]] = field(default_factory=dict)
+    _custom_use: dict[ActorId, Mapping[str, float]] = field(default_factory=dict)
+
+    def take(self, actor: ActorId, label: str, options: ActorOptions) -> tuple[int, ...]:
+        """Give an actor what it asks for; returns its GPUs. Raises GraphError, giving nothing, if that is too much."""
+        if options.num_cpus > self.num_cpus:
+            raise GraphError(
+                f"actor {label} asks for num_cpus={options.num_cpus:g}, this session has {self.num_cpus:g}; "
+                "ask for fewer, or say init(num_cpus=...)"
+            )
+        for name, amount in options.resources.items():
+            total = self.custom.get(name, 0)
+            used = sum(use.get(name, 0) for use in self._custom_use.values())
+            if used + amount > total + _SLACK:
+                raise GraphError(
+                    f"actor {label} asks for {amount:g} of the resource {name!r}, this session has {total:g} and "
+                    f"{used:g} of it is taken; say init(resources={{{name!r}: ...}})"
+                )
+        gpus = self._choose(label, options.num_gpus)
+        self._gpu_use[actor] = gpus
+        self._custom_use[actor] = dict(options.resources)
+        return tuple(gpus)
+
+    def give_back(self, actor: ActorId) -> None:
+        """The actor is dead. Giving back twice is allowed."""
+        self._gpu_use.pop(actor, None)
+        self._custom_use.pop(actor, None)
+
+    def _choose(self, label: str, amount: float) -> dict[int, float]:
+        """GPU -> share. A share of one GPU goes to the fullest that has room for it; whole ones are given alone."""
+        if amount == 0:
+            return {}
+        free = {gpu: 1 - sum(use.get(gpu, 0) for use in self._gpu_use.values()) for gpu in self.gpus}
+        share = min(amount, 1)
+        fitting = [gpu for gpu in self.gpus if free[gpu] + _SLACK >= share]
+        count = 1 if amount < 1 else int(amount)
+        if len(fitting) < count:
+            raise GraphError(
+                f"actor {label} asks for num_gpus={amount:g}, this session has {len(self.gpus)} GPUs of which "
+                f"{sum(free.values()):g} are free; kill an actor that holds one, or say init(num_gpus=...)"
+            )
+        fitting.sort(key=lambda gpu: free[gpu])
+        return dict.fromkeys(sorted(fitting[:count]), share)
