@@ -72,9 +72,11 @@ def decode(kind: int, head: Any, buffers: Buffers) -> Any:
     """The value again. What cannot be decoded is a `Failure` with a SerializationError, never an exception."""
     try:
         if kind == _ARRAY:
-            return _rebuild_array(*_load_head(head), buffers[0])
+            dtype, shape, order = _load_head(head)
+            return _rebuild_array(dtype, shape, order, buffers[0])
         if kind == _TENSOR:
-            return _rebuild_tensor(*_load_head(head), buffers[0])
+            dtype, shape, requires_grad = _load_head(head)
+            return _rebuild_tensor(dtype, shape, requires_grad, buffers[0])
         if kind == _BYTES:
             return bytes(buffers[0])
         value = pickle.loads(head, buffers=buffers)
@@ -193,7 +195,7 @@ def _describe(error: BaseException) -> str:
 
 _HEADS = 1024
 _dumped: dict[tuple[Any, ...], bytes] = {}
-_loaded: dict[bytes, tuple[Any, ...]] = {}
+_loaded: dict[bytes, Any] = {}
 
 
 def _dump_head(head: tuple[Any, ...]) -> bytes:
@@ -205,7 +207,7 @@ def _dump_head(head: tuple[Any, ...]) -> bytes:
     return known
 
 
-def _load_head(head: Any) -> tuple[Any, ...]:
+def _load_head(head: Any) -> Any:
     key = bytes(head)
     known = _loaded.get(key)
     if known is None:
@@ -237,10 +239,12 @@ def _hand_over(array: npt.NDArray[Any]) -> None:
 
     Only arrays whose memory is directly a Block's: one made from a tensor shares memory that torch still writes to.
     """
-    chain = [array]
-    while isinstance(chain[-1].base, np.ndarray):
-        chain.append(chain[-1].base)
-    if isinstance(chain[-1].base, _ring.Block):
+    chain = []
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        chain.append(base)
+        base = base.base
+    if isinstance(base, _ring.Block):
         for link in chain:
             link.flags.writeable = False
 

@@ -38,10 +38,7 @@ from dagc.errors import (
 )
 from dagc.refs import ResultRef
 from dagc.session import get, shutdown
-from runtime import init, kill, put, wait
-from runtime.calls import ActorHandle, method
-from runtime.refs import ObjectRef
-from runtime.remote import remote
+from runtime import ActorHandle, ObjectRef, init, kill, method, put, remote, wait
 
 __all__ = [
     "ActorDiedError",

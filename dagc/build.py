@@ -1,13 +1,13 @@
 """build_graph: the tree of recorded calls under an output becomes a Graph. The user's records are only read.
 
-The order of the calls is the order in which a walk from the outputs, arguments first and left to right, completes
-them: every call after the calls that it needs. Each actor makes its calls in this order.
+The order of the calls is the order in which they were bound. Each actor makes its calls in this order.
 
 The walk keeps its own stack: a DAG may be 10,000 calls deep, and Python's recursion limit is 1,000.
 """
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -51,8 +51,10 @@ def build_graph(output: Any) -> Graph:
 class _Walk:
     """What a walk from the outputs has found so far."""
 
-    #: Complete, in order.
+    #: Complete, each after those that it needs.
     calls: list[BoundCall] = field(default_factory=list)
+    #: Call -> the calls that need it, by id; one that is needed twice stands there twice.
+    needed_by: dict[int, list[BoundCall]] = field(default_factory=dict)
     #: Parts of the input (None: all of it) -> who used it first, for errors.
     inputs: dict[int | str | None, str] = field(default_factory=dict)
     #: Call -> the indices of its values that are used; by id, since calls compare by identity.
@@ -89,6 +91,8 @@ class _Walk:
                     f"{user} is all of {call!r}, which returns {call.method.num_returns} values; use the tuple that "
                     "bind returned, or bind with .options(num_returns=1) for one value that is a tuple"
                 )
+            if stack:
+                self.needed_by.setdefault(id(call), []).append(stack[-1][0])
             complete = self._complete.get(id(call))
             if complete is None:
                 self._complete[id(call)] = False
@@ -172,9 +176,34 @@ def _cycle(path: list[BoundCall], call: BoundCall) -> GraphError:
     )
 
 
+def _in_bind_order(walk: _Walk) -> list[BoundCall]:
+    """The calls in the order in which they were bound, but each after those that it needs.
+
+    The order of `bind` says what an actor does first where data does not: forwards of all micro-batches before the
+    backwards, say. It is nearly always such an order already; only a list that was changed after it was bound can make
+    an earlier call need a later one. Kahn's algorithm, with a heap for the order.
+    """
+    missing = {id(call): 0 for call in walk.calls}
+    for users in walk.needed_by.values():
+        for user in users:
+            missing[id(user)] += 1
+    ready = [(call.order, call) for call in walk.calls if not missing[id(call)]]
+    heapq.heapify(ready)
+    ordered = []
+    while ready:
+        _, call = heapq.heappop(ready)
+        ordered.append(call)
+        for user in walk.needed_by.get(id(call), ()):
+            missing[id(user)] -= 1
+            if not missing[id(user)]:
+                heapq.heappush(ready, (user.order, user))
+    return ordered
+
+
 def _number(walk: _Walk, output: DagNode, multi: bool) -> Graph:
     """Give every node its name and put the names where the records were."""
-    actors = _name_actors(walk.calls)
+    calls = _in_bind_order(walk)
+    actors = _name_actors(calls)
     names: dict[int, str] = {}
     counts: dict[str, int] = {}
     nodes: list[Node] = [Input(InputAccess(key)) for key in sorted(walk.inputs, key=_input_order)]
@@ -187,7 +216,7 @@ def _number(walk: _Walk, output: DagNode, multi: bool) -> Graph:
     def replace(leaf: Any) -> Any:
         return Value(name_of(leaf)) if isinstance(leaf, DagNode) else leaf
 
-    for call in walk.calls:
+    for call in calls:
         actor, _ = actors[call.handle._actor_id]
         name = f"{actor}.{call.method.name}"
         count = counts[name] = counts.get(name, -1) + 1

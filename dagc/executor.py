@@ -24,7 +24,7 @@ from dagc.containers import leaves, map_leaves
 from dagc.errors import GraphError
 from dagc.program import Program, Recv, Run, Send, Slot
 from runtime.engine import ActorContext
-from runtime.outcomes import add_note
+from runtime.errors import add_note
 
 __all__ = ["link", "run_program"]
 
@@ -36,13 +36,15 @@ def run_program(context: ActorContext, program: Program, specs: Mapping[str, Cha
     """A LoopFunction: open the ends and link, yield, then run executions until the driver closes the graph.
 
     An orderly close arrives through the input and is passed on through the outputs, after every execution under way
-    has gone through. A break (a death, a kill, an impatient teardown) stops it wherever it waits.
+    has gone through. A break (a death, a kill, an impatient teardown) stops it where it waits: ChannelBroken.
     """
     with ExitStack() as ends:
         readers = {name: open_reader(specs[name], index) for name, index in program.reads.items()}
         writers = {name: open_writer(specs[name]) for name in program.writes}
-        for end in (*readers.values(), *writers.values()):
-            ends.callback(end.close)
+        for reader in readers.values():
+            ends.callback(reader.close)
+        for writer in writers.values():
+            ends.callback(writer.close)
         steps = link(program, context, readers, writers)
         yield
         slots: Slots = [None] * program.slots
@@ -50,9 +52,8 @@ def run_program(context: ActorContext, program: Program, specs: Mapping[str, Cha
             for execution in itertools.count(1):
                 for step in steps:
                     step(slots, execution)
-        except (ChannelClosed, ChannelBroken):
-            # Not an error here: whoever closed or broke it knows why, and tells the caller.
-            pass
+        except ChannelClosed:
+            pass  # the driver ended the stream; a ChannelBroken goes up, for the driver may not know of it
         finally:
             slots.clear()
     trim()

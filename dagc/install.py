@@ -16,6 +16,7 @@ from channels import Channel, ChannelSpec, Reader, Writer, create_channel, open_
 from dagc.executor import run_program
 from dagc.options import CompileOptions
 from dagc.passes.lower import Lowered
+from dagc.plan import Channel as PlannedChannel
 from dagc.plan import Plan
 from runtime.calls import ActorHandle
 from runtime.engine import Engine, Loop
@@ -41,8 +42,10 @@ class Installation:
 
     def destroy(self) -> None:
         """Give the memory of the channels back."""
-        for end in (*self.writers.values(), *self.readers.values()):
-            end.close()
+        for writer in self.writers.values():
+            writer.close()
+        for reader in self.readers.values():
+            reader.close()
         for channel in self.channels.values():
             channel.destroy()
 
@@ -58,7 +61,7 @@ def install(
     with ExitStack() as undo:
         channels: dict[str, Channel] = {}
         for planned in plan.channels:
-            channel = create_channel(_spec(planned.name, planned.transport, len(planned.readers), options))
+            channel = create_channel(_spec(planned, options))
             channels[planned.name] = channel
             undo.callback(channel.destroy)
         specs = {name: channel.spec for name, channel in channels.items()}
@@ -92,13 +95,13 @@ def _break_all(channels: Mapping[str, Channel], reason: str) -> None:
         channel.break_(reason)
 
 
-def _spec(name: str, transport: str, readers: int, options: CompileOptions) -> ChannelSpec:
+def _spec(planned: PlannedChannel, options: CompileOptions) -> ChannelSpec:
     return ChannelSpec(
-        name=name,
-        transport=transport,
-        readers=readers,
-        slots=options.max_inflight,
-        buffer_bytes=options.buffer_bytes,
+        name=planned.name,
+        transport=planned.transport,
+        readers=len(planned.readers),
+        slots=planned.slots,
+        buffer_bytes=planned.buffer_bytes,
         max_message_bytes=options.max_message_bytes,
         yield_us=None if options.spin == "auto" else float(options.spin),
     )

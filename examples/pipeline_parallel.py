@@ -4,10 +4,10 @@
 come back in the order of submission.
 
 Expected output:
-micro-batch 0 sum 36.0
-micro-batch 1 sum 100.0
-micro-batch 2 sum 164.0
-micro-batch 3 sum 228.0
+micro-batch 0 sum 30.0
+micro-batch 1 sum 46.0
+micro-batch 2 sum 62.0
+micro-batch 3 sum 78.0
 every stage saw [4, 4, 4, 4] micro-batches
 """
 

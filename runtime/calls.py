@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -90,6 +91,8 @@ class BoundCall(DagNode):
     method: MethodInfo
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    #: Grows from call to call: an actor makes its calls in the order in which they were recorded.
+    order: int = field(default_factory=itertools.count().__next__, repr=False)
 
     def __repr__(self) -> str:
         return f"{self.handle._label}.{self.method.name}.bind(...)"

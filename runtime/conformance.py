@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,7 +97,7 @@ def refuse(context: ActorContext, text: str) -> None:
     raise LookupError(f"{context.label} {text}")
 
 
-def loop_until_gate(context: ActorContext, value: int) -> Iterator[str]:
+def loop_until_gate(context: ActorContext, value: int) -> Generator[str, None, str]:
     if value < 0:
         raise LookupError("not set up")
     yield f"ready {value}"
@@ -250,7 +250,8 @@ def _check_deaths(engine: Engine) -> None:
         assert error.actor == infos[0].label
         assert error.pid == infos[0].pid
     left = _error(_submit(engine, exits, "exit", 3))
-    assert isinstance(left, ActorDiedError)
+    assert isinstance(left, ActorDiedError), left
+    assert left.reason == "exited with code 3 while executing exit", left
     assert "exited with code 3" in left.reason
     assert "exit" in left.reason
     assert both.acquire(timeout=_LIMIT_S)

@@ -22,6 +22,7 @@ __all__ = [
     "GraphError",
     "NoSuchMethodError",
     "WrongArgumentsError",
+    "add_note",
 ]
 
 
@@ -60,3 +61,14 @@ class ActorDiedError(DagcError):
 
 class GetTimeoutError(DagcError, TimeoutError):
     """A result did not come in time. Nothing is lost: the same ref may be got again."""
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a line to what a traceback shows, once. Python 3.10 has no add_note, but pytest and others read __notes__."""
+    notes = getattr(error, "__notes__", None)
+    if notes is not None and note in notes:
+        return
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    else:
+        error.__notes__ = [*(notes or ()), note]  # type: ignore[attr-defined]

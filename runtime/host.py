@@ -11,7 +11,6 @@ One host serves every engine; they differ in what carries requests and replies.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import queue
 import threading
@@ -23,6 +22,7 @@ from channels.serialize import pack
 from runtime.arguments import load_arguments
 from runtime.engine import ActorContext
 from runtime.errors import EngineError, GraphError
+from runtime.event_loop import EventLoopThread
 from runtime.messages import Kind, Reply, Request, check_size
 from runtime.outcomes import open_value, pack_failure
 
@@ -61,7 +61,7 @@ class ActorHost:
         self._context: ActorContext | None = None
         self._constructed = threading.Event()
         self._stopped = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: EventLoopThread | None = None
         self._loop_lock = threading.Lock()
 
     def construct(self, payload: bytes, values: Sequence[bytes]) -> bytes | None:
@@ -109,8 +109,9 @@ class ActorHost:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
         with self._loop_lock:
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._loop.stop)
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.close(wait=False)  # it may be this very thread
 
     def _method(self, request: Request, answer: Answer) -> None:
         """Run one method; the turn is held already."""
@@ -140,7 +141,7 @@ class ActorHost:
         if self._stopped:
             coroutine.close()
             return
-        asyncio.run_coroutine_threadsafe(to_the_end(), self._event_loop())
+        self._event_loop().start(to_the_end())
 
     def _end_method(
         self, request: Request, answer: Answer, result: Any = None, error: BaseException | None = None
@@ -157,7 +158,7 @@ class ActorHost:
         answer(reply)
 
     def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._event_loop()).result()
+        return self._event_loop().run(coroutine)
 
     def _exit(self, request: SystemExit) -> None:
         code = request.code
@@ -234,21 +235,8 @@ class ActorHost:
         self._running.remove(what)
         self._on_running(", ".join(self._running))
 
-    def _event_loop(self) -> asyncio.AbstractEventLoop:
+    def _event_loop(self) -> EventLoopThread:
         with self._loop_lock:
             if self._loop is None:
-                loop = asyncio.new_event_loop()
-
-                def forever() -> None:
-                    try:
-                        loop.run_forever()
-                        tasks = asyncio.all_tasks(loop)  # stop() was called; nobody hears of what they were doing
-                        for task in tasks:
-                            task.cancel()
-                        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-                    finally:
-                        loop.close()
-
-                threading.Thread(target=forever, name=f"dagc-asyncio-{self._label}", daemon=True).start()
-                self._loop = loop
+                self._loop = EventLoopThread(f"dagc-asyncio-{self._label}")
             return self._loop

@@ -7,6 +7,7 @@ from typing import Any
 
 from channels.base import Failure
 from channels.serialize import pack, unpack
+from runtime.errors import add_note
 
 __all__ = ["add_note", "open_value", "pack_failure", "receive", "receive_failure"]
 
@@ -46,14 +47,3 @@ def receive_failure(data: bytes, note: str) -> BaseException:
     error: BaseException = unpack(data).unwrap()
     add_note(error, note)
     return error
-
-
-def add_note(error: BaseException, note: str) -> None:
-    """Add a line to what a traceback shows, once. Python 3.10 has no add_note, but pytest and others read __notes__."""
-    notes = getattr(error, "__notes__", None)
-    if notes is not None and note in notes:
-        return
-    if hasattr(error, "add_note"):
-        error.add_note(note)
-    else:
-        error.__notes__ = [*(notes or ()), note]  # type: ignore[attr-defined]

@@ -9,53 +9,24 @@ Delivery is the thread that user code runs on: unpickling of results, callbacks 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
+
+from runtime.event_loop import EventLoopThread
 
 __all__ = ["ControlThread", "Delivery"]
 
-T = TypeVar("T")
 _log = logging.getLogger("dagc")
 
 
-class ControlThread:
-    """Runs an event loop until `close`. Its methods are for other threads."""
+class ControlThread(EventLoopThread):
+    """The control thread of this process."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="dagc-control", daemon=True)
-        self._thread.start()
-
-    def soon(self, function: Callable[..., object], *args: Any) -> None:
-        """Call `function` on the control thread; in the order of the calls of `soon`."""
-        self.loop.call_soon_threadsafe(function, *args)
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the control thread and wait for it."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
-
-    def close(self) -> None:
-        """Cancel what is running there and end the thread."""
-        self.run(self._cancel_all())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        try:
-            self.loop.run_forever()
-        finally:
-            self.loop.close()
-
-    async def _cancel_all(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        super().__init__("dagc-control")
 
 
 class Delivery:

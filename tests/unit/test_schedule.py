@@ -40,8 +40,8 @@ def test_the_driver_sends_everything_then_receives_everything_once() -> None:
     assert ops_of(plan_of(MultiOutputNode([second, first, second, x[0]])))["driver"] == [
         "send input[0]",
         "send input.k",
-        "recv Stage_0.forward",
         "recv Stage_1.forward",
+        "recv Stage_0.forward",
     ]
 
 
