@@ -86,10 +86,12 @@ class CompiledGraph:
         self._installation = installation
         self._timeout = options.timeout
         self._submit = threading.Lock()
-        self._ending = threading.RLock()
-        #: Why nothing can be executed any more.
-        self._end: BaseException | None = None
+        self._teardown = threading.Lock()
         self._torn_down = False
+        self._state = threading.Lock()
+        #: Why nothing can be executed any more; guarded by _state, as is whether the channels were broken for it.
+        self._end: BaseException | None = None
+        self._broken = False
         self._writes: list[tuple[Callable[[Any, int], None], InputAccess | None]] = [
             (installation.writers[name].write, _WHOLE if access in (_WHOLE, _FIRST) else access)
             for name, access in driver.sends.items()
@@ -241,22 +243,19 @@ class CompiledGraph:
         """End the graph; its actors live on and may be in other graphs. May be called twice.
 
         Executions under way are finished, and their refs can still be got. An actor whose method does not return within
-        `timeout` seconds is named in a RuntimeWarning; its results fail with GraphClosedError.
+        `timeout` seconds is named in a RuntimeWarning; its results fail with GraphClosedError. A graph that failed
+        before has nothing to finish: then no busy actor is waited for, for longer than a second.
         """
-        with self._ending:
+        with self._teardown:
             if self._torn_down:
                 return
-            with self._submit:
-                orderly = self._end is None
-                if orderly:
+            with self._submit, self._state:
+                if self._end is None:
                     self._end = GraphClosedError(f"graph {self.name} was torn down")
             installation = self._installation
-            loops = {actor: loop.done for actor, loop in installation.loops.items()}
-            if orderly:
-                for writer in installation.writers.values():
-                    writer.close()
-                self._wait_for_loops(loops, timeout)
-            installation.break_(f"graph {self.name} ended") if not orderly else None
+            for writer in installation.writers.values():
+                writer.close()
+            self._wait_for_loops({actor: loop.done for actor, loop in installation.loops.items()}, timeout)
             for receiver in self._receivers:
                 receiver.wait_delivered(self._window.begun, 0.0)
             self._watch.cancel()
@@ -265,12 +264,13 @@ class CompiledGraph:
             open_graphs.discard(self)
 
     def _wait_for_loops(self, loops: dict[str, Future[Any]], timeout: float) -> None:
-        _, pending = wait(loops.values(), timeout)
-        if not pending:
+        failed = self._broken
+        _, pending = wait(loops.values(), min(timeout, 1.0) if failed else timeout)
+        if failed or not pending:
             return
         late = [actor for actor, done in loops.items() if done in pending]
         where = self._explain_wait(self._window.finished + 1)
-        self._installation.break_(f"graph {self.name} was torn down before {', '.join(late)} had finished")
+        self._fail(GraphClosedError(f"graph {self.name} was torn down before {', '.join(late)} had finished"))
         warnings.warn(
             f"graph {self.name}: {', '.join(late)} did not finish within {timeout} s and may still be busy; {where}",
             RuntimeWarning,
@@ -304,10 +304,13 @@ class CompiledGraph:
         return copied
 
     def _fail(self, error: BaseException) -> None:
-        with self._ending:
-            if self._end is not None:
+        """It cannot go on: stop every loop where it waits. Also while it is torn down: the dead pass nothing on."""
+        with self._state:
+            if self._broken:
                 return
-            self._end = error
+            self._broken = True
+            if self._end is None or isinstance(error, ActorDiedError):
+                self._end = error
         self._installation.break_(str(error))
 
     def _on_death(self, actor_id: ActorId, death: ActorDiedError) -> None:
@@ -326,10 +329,9 @@ class CompiledGraph:
         return f"in execution {execution} at {ops[index]}" if index < len(ops) else f"through with execution {execution}"
 
     def _on_loop_end(self, actor: str, done: Future[Any]) -> None:
-        if self._end is not None:
-            return
         error = done.exception()
-        if not isinstance(error, ActorDiedError):  # a death is the watch's to report: it knows more
+        # A death is the watch's to report: it knows more. A loop ends without an error when the graph is torn down.
+        if not isinstance(error, ActorDiedError) and (error is not None or self._end is None):
             self._fail(_loop_ended(self.name, actor, error))
 
 

@@ -171,7 +171,7 @@ def methods_of(cls: type) -> dict[str, MethodInfo]:
             continue
         function = inspect.getattr_static(cls, name)
         bound = isinstance(function, (staticmethod, classmethod))
-        function = getattr(cls, name)
+        function = getattr(cls, name, None)  # a descriptor may refuse to be looked at on the class
         if not callable(function) or isinstance(function, type):
             continue
         try:
@@ -201,11 +201,13 @@ class _Default:
 
 
 _DEFAULT = _Default()
+#: Exactly these: an enum that is also an int is of the user's class.
+_PLAIN = (int, float, str, bool, type(None))
 
 
 def _bare(parameter: inspect.Parameter) -> inspect.Parameter:
     has_default = parameter.default is not inspect.Parameter.empty
-    default: Any = parameter.default if isinstance(parameter.default, (int, float, str, bool, type(None))) else _DEFAULT
+    default: Any = parameter.default if type(parameter.default) in _PLAIN else _DEFAULT
     return parameter.replace(
         annotation=inspect.Parameter.empty, default=default if has_default else inspect.Parameter.empty
     )

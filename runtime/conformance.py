@@ -26,6 +26,8 @@ __all__ = ["check_engine"]
 
 #: A watchdog: an engine that needs this long hangs.
 _LIMIT_S = 30.0
+#: Of the actors in this process: a thread cannot be killed, so what waits there is let go at the end.
+_gates: list[threading.Event] = []
 
 
 class Subject:
@@ -37,6 +39,7 @@ class Subject:
         self.seen: list[Any] = []
         self.start = start
         self.gate = threading.Event()
+        _gates.append(self.gate)
         self.inside = 0
         self.most_inside = 0
 
@@ -115,6 +118,9 @@ def check_engine(start: Callable[[], Engine]) -> None:
             check(engine)
     finally:
         engine.shutdown()
+        for gate in _gates:
+            gate.set()
+        _gates.clear()
     _check_shut_down(engine)
 
 
@@ -246,7 +252,8 @@ def _check_deaths(engine: Engine) -> None:
     assert loop.ready.result(_LIMIT_S) == "ready 1"
     engine.kill(killed)
     for error in (_error(blocked), loop.done.exception(_LIMIT_S), _error(_submit(engine, killed, "echo", 1))):
-        assert isinstance(error, ActorDiedError) and error.reason == "killed by dagc.kill", error
+        assert isinstance(error, ActorDiedError), error
+        assert error.reason == "killed by dagc.kill", error
         assert error.actor == infos[0].label
         assert error.pid == infos[0].pid
     left = _error(_submit(engine, exits, "exit", 3))

@@ -25,6 +25,7 @@ from runtime.errors import EngineError, GraphError
 from runtime.event_loop import EventLoopThread
 from runtime.messages import Kind, Reply, Request, check_size
 from runtime.outcomes import open_value, pack_failure
+from runtime.remote import ActorClass
 
 if TYPE_CHECKING:
     from runtime.ids import ActorId
@@ -69,6 +70,8 @@ class ActorHost:
         self._enter("__init__")
         try:
             (cls, *args), kwargs = load_arguments(payload, values)
+            if isinstance(cls, ActorClass):  # see travelling()
+                cls = cls.__wrapped__
             instance = cls(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001 - also SystemExit: whoever waits for the actor must know
             return pack_failure(error)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -22,7 +23,7 @@ from runtime.errors import GraphError, WrongArgumentsError
 if TYPE_CHECKING:
     from runtime.calls import ActorHandle
 
-__all__ = ["ActorClass", "remote"]
+__all__ = ["ActorClass", "remote", "travelling"]
 
 T = TypeVar("T", bound=type)
 
@@ -67,6 +68,8 @@ class ActorClass:
         )
 
     def __reduce__(self) -> Any:
+        if travelling(self.__wrapped__) is self:
+            return self.__qualname__  # pickle's way of saying: by name
         return ActorClass, (self.__wrapped__, self._options)
 
     def __repr__(self) -> str:
@@ -92,6 +95,18 @@ def remote(target: Any = None, /, **options: Any) -> Any:
         return ActorClass(cls, checked)
 
     return decorate if target is None else decorate(target)
+
+
+def travelling(cls: type) -> type | ActorClass:
+    """What to pickle in place of `cls`: the ActorClass that stands under its name, if there is one, else itself.
+
+    Pickle cannot find a decorated class under its own name any more, and would send it by value, with a copy of all
+    that its methods use of their module. `__main__` is another module elsewhere, so what is in it does go by value.
+    """
+    found: Any = sys.modules.get(cls.__module__) if cls.__module__ != "__main__" else None
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found if isinstance(found, ActorClass) and found.__wrapped__ is cls else cls
 
 
 def _constructor_signature(cls: type) -> inspect.Signature:

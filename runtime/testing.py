@@ -20,6 +20,7 @@ from runtime.host import ActorHost
 from runtime.ids import ActorId, NodeId, new_actor_id
 from runtime.line import Line, when_ready
 from runtime.outcomes import pack_failure
+from runtime.remote import travelling
 from runtime.resources import Resources
 from runtime.watches import DeathWatch
 
@@ -140,7 +141,7 @@ class ThreadEngine:
     ) -> ActorHandle:
         self._check()
         actor_id = new_actor_id()
-        payload, refs = pack_arguments(f"{cls.__name__}(...)", (cls, *args), kwargs)
+        payload, refs = pack_arguments(f"{cls.__name__}(...)", (travelling(cls), *args), kwargs)
         label = f"{options.name or cls.__name__}({actor_id})"
         with self._lock:
             for other in self._actors.values():

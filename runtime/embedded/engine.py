@@ -27,6 +27,7 @@ from runtime.ids import ActorId, NodeId, new_actor_id
 from runtime.line import when_ready
 from runtime.messages import check_size
 from runtime.outcomes import pack_failure
+from runtime.remote import travelling
 from runtime.resources import Resources
 from runtime.watches import DeathWatch
 
@@ -77,7 +78,7 @@ class EmbeddedEngine:
     ) -> ActorHandle:
         self._check()
         actor = new_actor_id()
-        payload, refs = pack_arguments(f"{cls.__name__}(...)", (cls, *args), kwargs)
+        payload, refs = pack_arguments(f"{cls.__name__}(...)", (travelling(cls), *args), kwargs)
         check_size(f"{cls.__name__}: its constructor's arguments", [payload])
         create = pb.Create(
             actor=actor,

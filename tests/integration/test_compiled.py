@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import namedtuple
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,7 +13,10 @@ import pytest
 import dagc
 from dagc import InputNode, MultiOutputNode
 
-Point = namedtuple("Point", "x y")
+
+class Point(NamedTuple):
+    x: Any
+    y: Any
 
 
 class Worker:

@@ -16,6 +16,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the LLM example needs the extra: pip install -e '.[llm]'")
 transformers = pytest.importorskip("transformers", reason="the reference model is transformers'")
 
+from examples import pipeline_llm
 from examples.llm import tiny
 from examples.llm.balance import balance
 from examples.llm.checkpoint import Checkpoint, default_cache
@@ -198,6 +199,17 @@ def test_demo_answers_with_the_tiny_model(tmp_path: Path, as_module: bool) -> No
     assert "compiled, dynamic, unsplit: the same 24 tokens" in done.stdout
     assert f"plan: {plan}" in done.stdout
     assert "stage2" in plan.read_text()
+
+
+def test_demo_fails_if_the_pipeline_differs_from_the_unsplit_model(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def off_by_one(model: Stage) -> Submit:
+        return lambda tokens, batch: lambda: model.forward(tokens, batch) - 1
+
+    monkeypatch.setattr(pipeline_llm, "unsplit", off_by_one)
+    assert pipeline_llm.main(["--offline-tiny", "--cache", str(cache), "--max-new-tokens", "3"]) == 1
+    assert "error: prompt 0 differs at token 0\n  compiled: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

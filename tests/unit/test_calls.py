@@ -101,7 +101,9 @@ def test_wrong_num_returns(count: Any) -> None:
 
 
 def test_no_such_method() -> None:
-    with pytest.raises(NoSuchMethodError, match="actor Stage has no method 'backward'; its methods are: __call__, forw"):
+    with pytest.raises(
+        NoSuchMethodError, match="actor Stage has no method 'backward'; its methods are: __call__, forw"
+    ):
         make().backward  # noqa: B018
     assert not hasattr(make(), "_private")
 
@@ -113,7 +115,7 @@ def test_wrong_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
 
 
 def test_direct_call() -> None:
-    with pytest.raises(WrongArgumentsError, match="write Stage.forward.remote"):
+    with pytest.raises(WrongArgumentsError, match=r"write Stage\.forward\.remote"):
         make().forward(1)
 
 

@@ -21,4 +21,6 @@ def test_generated_file_is_up_to_date(tmp_path: Path) -> None:
     control_pb2.DESCRIPTOR.CopyToProto(committed)
     assert [m.name for m in committed.message_type] == [m.name for m in fresh.message_type]
     for old, new in zip(committed.message_type, fresh.message_type, strict=True):
-        assert [(f.name, f.number, f.type) for f in old.field] == [(f.name, f.number, f.type) for f in new.field], old.name
+        assert [(f.name, f.number, f.type) for f in old.field] == [(f.name, f.number, f.type) for f in new.field], (
+            old.name
+        )

@@ -111,7 +111,7 @@ def test_function() -> None:
         ({"max_concurrency": True}, "max_concurrency=True"),
         ({"name": ""}, "name=''; expected a string"),
         ({"resources": {"disk": "much"}}, "expected a dict of names and numbers"),
-        ({"runtime_env": {"pip": []}}, "expected a dict {\"env_vars\""),
+        ({"runtime_env": {"pip": []}}, 'expected a dict {"env_vars"'),
         ({"runtime_env": {"env_vars": {"A": 1}}}, "of strings"),
     ],
 )

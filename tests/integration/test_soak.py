@@ -1,0 +1,121 @@
+"""Many graphs and many executions leave memory, descriptors, threads and processes where they were."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+import dagc
+from channels import shm
+from dagc import InputNode, MultiOutputNode
+
+CYCLES = 1_000
+EXECUTIONS = 1_000_000
+#: Of resident memory, per process, over the whole run: what allocators and caches may move by.
+DRIFT_BYTES = 24 << 20
+
+
+class Stage:
+    def forward(self, x: Any) -> Any:
+        return x
+
+    def belongings(self) -> dict[str, int]:
+        return belongings()
+
+
+RemoteStage = dagc.remote(Stage)
+
+
+@pytest.fixture(scope="module")
+def stages() -> Iterator[list[Any]]:
+    dagc.init()
+    yield [RemoteStage.remote() for _ in range(2)]
+    dagc.shutdown()
+
+
+def belongings() -> dict[str, int]:
+    gc.collect()
+    shm.trim()
+    process = psutil.Process()
+    return {
+        "rss": process.memory_info().rss,
+        "fds": process.num_fds(),
+        "threads": process.num_threads(),
+        "children": len(process.children()),
+        "live blocks": shm.memory()["live_blocks"],
+    }
+
+
+@dataclass(frozen=True)
+class Everybody:
+    driver: dict[str, int]
+    actors: list[dict[str, int]]
+
+    @classmethod
+    def now(cls, stages: list[Any]) -> Everybody:
+        return cls(belongings(), dagc.get([stage.belongings.remote() for stage in stages]))
+
+    def assert_like(self, before: Everybody) -> None:
+        for now, then in zip([self.driver, *self.actors], [before.driver, *before.actors], strict=True):
+            assert now["rss"] - then["rss"] < DRIFT_BYTES, (then, now)
+            rest = ("fds", "threads", "children", "live blocks")
+            assert {k: now[k] for k in rest} == {k: then[k] for k in rest}
+
+
+def dag_of(stages: list[Any]) -> Any:
+    a, b = stages
+    with InputNode() as x:
+        y = a.forward.bind(x)
+        return MultiOutputNode([b.forward.bind(y), y])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_thousand_graphs_leave_nothing(stages: list[Any]) -> None:
+    def cycle(count: int) -> None:
+        for i in range(count):
+            with dagc.compile(dag_of(stages)) as graph:
+                assert dagc.get(graph.execute(i)) == [i, i]
+                if i % 10 == 0:
+                    big = np.full(30_000, i)
+                    assert all(np.array_equal(found, big) for found in dagc.get(graph.execute(big)))
+
+    cycle(50)
+    before = Everybody.now(stages)
+    cycle(CYCLES)
+    Everybody.now(stages).assert_like(before)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_million_executions_of_mixed_sizes_leave_nothing(stages: list[Any]) -> None:
+    rng = np.random.default_rng(7)
+    values: list[Any] = [*range(2_000), "text", b"bytes" * 100, {"k": [1, 2.5, None]}]
+    values += [np.full(int(size), i) for i, size in enumerate(rng.integers(1, 2_000, 20))]
+    values += [np.full(int(size), i) for i, size in enumerate(rng.integers(2_000, 200_000, 3))]
+
+    def same(found: Any, value: Any) -> bool:
+        if isinstance(value, np.ndarray):
+            return bool(found[0] == value[0]) and found.shape == value.shape
+        return bool(found == value)
+
+    def run(graph: dagc.CompiledGraph, count: int) -> None:
+        order = [int(i) for i in rng.integers(0, len(values), 10_000)]
+        for _ in range(count // len(order)):
+            for found, index in zip(graph.map(values[i] for i in order), order, strict=True):
+                assert same(found[0], values[index])
+                assert same(found[1], values[index])
+
+    with dagc.compile(dag_of(stages)) as graph:
+        run(graph, 20_000)
+    before = Everybody.now(stages)
+    with dagc.compile(dag_of(stages)) as graph:
+        run(graph, EXECUTIONS)
+        assert graph.statistics().finished == EXECUTIONS
+    Everybody.now(stages).assert_like(before)
