@@ -13,7 +13,7 @@ import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from types import TracebackType
@@ -63,6 +63,20 @@ class GraphStatistics:
         return self.executions - self.finished
 
 
+class _Given:
+    """In place of a receiver, for an output that is a part of the input: there is nothing to wait for."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def wait(self, execution: int, timeout: float | None) -> None:
+        """Never called: the ref has its value from the beginning."""
+
+    def wait_async(self, execution: int) -> Generator[Any, None, None]:
+        """Never called: the ref has its value from the beginning."""
+        yield from ()
+
+
 @final
 class CompiledGraph:
     """A graph that is installed on its actors. Made by `dagc.compile`; a context manager that tears itself down.
@@ -102,10 +116,9 @@ class CompiledGraph:
             Receiver(reader, self._window, index, options.timeout, self._explain_wait, self._fault)
             for index, reader in enumerate(installation.readers.values())
         ]
-        self._channels = [(receiver, name) for receiver, name in zip(self._receivers, channels, strict=True)]
         #: For each output: the index of its channel, or the part of the input that it is.
-        self._outputs: list[tuple[int, InputAccess | None, str]] = [
-            (-1 if output.channel is None else channels.index(output.channel), output.access, output.name)
+        self._outputs: list[tuple[int, InputAccess | None, _Given]] = [
+            (-1 if output.channel is None else channels.index(output.channel), output.access, _Given(output.name))
             for output in driver.outputs
         ]
         self._plain = len(channels) == len(self._outputs) == 1 and not driver.multi
@@ -172,7 +185,7 @@ class CompiledGraph:
             check_inputs(self.name, driver.positional, driver.keywords, args, kwargs)
         window = self._window
         execution = window.begun + 1
-        refs = [ResultRef(receiver, execution, name) for receiver, name in self._channels]
+        refs = [ResultRef(receiver, execution) for receiver in self._receivers]
         window.begin(refs)
         sent = 0
         try:
@@ -190,13 +203,11 @@ class CompiledGraph:
             raise
         if self._plain:
             return refs[0]
-        if not driver.multi:
-            index, access, name = self._outputs[0]
-            return refs[index] if access is None else _resolved(execution, name, take(access, args, kwargs))
-        return [
-            refs[index] if access is None else _resolved(execution, name, take(access, args, kwargs))
-            for index, access, name in self._outputs
+        results = [
+            refs[index] if access is None else ResultRef(given, execution, take(access, args, kwargs))
+            for index, access, given in self._outputs
         ]
+        return results if driver.multi else results[0]
 
     def _wait_for_place(self) -> None:
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
@@ -204,7 +215,7 @@ class CompiledGraph:
             execution = self._window.finished + 1
             for laggard in self._window.laggards():
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                self._receivers[laggard].wait_delivered(execution, left)
+                self._receivers[laggard].wait(execution, left)
 
     # ---- looking ----
 
@@ -257,7 +268,7 @@ class CompiledGraph:
                 writer.close()
             self._wait_for_loops({actor: loop.done for actor, loop in installation.loops.items()}, timeout)
             for receiver in self._receivers:
-                receiver.wait_delivered(self._window.begun, 0.0)
+                receiver.wait(self._window.begun, 0.0)
             self._watch.cancel()
             installation.destroy()
             self._torn_down = True
@@ -359,12 +370,6 @@ def _weak_on_loop_end(graph: weakref.ref[CompiledGraph], actor: str) -> Callable
             alive._on_loop_end(actor, done)
 
     return on_loop_end
-
-
-def _resolved(execution: int, name: str, value: Any) -> ResultRef:
-    ref = ResultRef(None, execution, name)
-    ref.resolve(value)
-    return ref
 
 
 def _get_all(refs: Any) -> Any:

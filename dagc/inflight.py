@@ -28,12 +28,13 @@ class Window:
         #: Of each output channel: the last execution that it delivered.
         self.delivered = [0] * channels
         self._wanted: list[deque[ResultRef]] = [deque() for _ in range(channels)]
+        # There was room up to this execution when somebody last looked: it can only have become more.
+        self._room = limit
 
     @property
     def finished(self) -> int:
         """Every execution up to this one has been delivered by every channel."""
-        delivered = self.delivered
-        return delivered[0] if len(delivered) == 1 else min(delivered, default=self.begun)
+        return min(self.delivered, default=self.begun)
 
     @property
     def under_way(self) -> int:
@@ -41,19 +42,21 @@ class Window:
 
     @property
     def full(self) -> bool:
-        return self.begun - self.finished >= self.limit
+        if self.begun < self._room:
+            return False
+        self._room = self.finished + self.limit
+        return self.begun >= self._room
 
     def laggards(self) -> list[int]:
         """The channels that the oldest execution under way waits for."""
         finished = self.finished
         return [channel for channel, last in enumerate(self.delivered) if last == finished]
 
-    def begin(self, refs: Sequence[ResultRef]) -> int:
-        """Number a new execution; `refs[channel]` gets what the channel delivers for it."""
+    def begin(self, refs: Sequence[ResultRef]) -> None:
+        """The next execution begins; `refs[channel]` gets what the channel delivers for it."""
         self.begun += 1
         for wanted, ref in zip(self._wanted, refs):  # noqa: B905 - as many by construction, and this is the hot path
             wanted.append(ref)
-        return self.begun
 
     def cancel(self) -> None:
         """Take the last `begin` back: nothing of it was sent. (Of a broken channel it may have failed meanwhile.)"""
@@ -64,9 +67,8 @@ class Window:
 
     def deliver(self, channel: int, value: object) -> None:
         """The channel brought the value, or the Failure, of its next execution."""
-        ref = self._wanted[channel].popleft()
+        self._wanted[channel].popleft().value = value
         self.delivered[channel] += 1
-        ref.resolve(value)
 
     def fail(self, channel: int, failure: object) -> None:
         """The channel will deliver nothing more: everything that is wanted of it fails."""

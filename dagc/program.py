@@ -33,6 +33,9 @@ class Recv:
     slot: int
     last: tuple[int, ...] = ()
 
+    def __str__(self) -> str:
+        return f"%{self.slot} = recv {self.channel}{_dropped(self.last)}"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -51,6 +54,11 @@ class Run:
     unpack: bool = False
     last: tuple[int, ...] = ()
 
+    def __str__(self) -> str:
+        values = ", ".join(f"%{slot}" for slot in self.out)
+        shown = [repr(arg) for arg in self.args] + [f"{key}={arg!r}" for key, arg in self.kwargs.items()]
+        return f"{values} = run {self.node}: {self.method}({', '.join(shown)}){_dropped(self.last)}"
+
 
 @dataclass(frozen=True)
 class Send:
@@ -59,6 +67,9 @@ class Send:
     channel: str
     slot: int
     last: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"send {self.channel} %{self.slot}{_dropped(self.last)}"
 
 
 Step = Recv | Run | Send
@@ -78,6 +89,9 @@ class Program:
     #: Channel -> this actor's index among its readers.
     reads: Mapping[str, int]
     writes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([f"program of {self.actor}, {self.slots} slots", *(f"  {step}" for step in self.steps)])
 
 
 @dataclass(frozen=True)
@@ -117,3 +131,7 @@ class DriverProgram:
     keywords: tuple[str, ...]
     #: True: `execute` returns a list of refs (MultiOutputNode); False: one ref.
     multi: bool
+
+
+def _dropped(last: tuple[int, ...]) -> str:
+    return f"; drop {', '.join(f'%{slot}' for slot in last)}" if last else ""

@@ -19,7 +19,6 @@ from typing import Any
 from channels import ChannelBroken, ChannelClosed, ChannelTimeout, Failure, Reader, wake
 from dagc.errors import GetTimeoutError
 from dagc.inflight import Window
-from dagc.refs import ResultRef
 from dagc.wake import waker
 
 __all__ = ["Receiver"]
@@ -46,6 +45,7 @@ class Receiver:
         explain_timeout: Callable[[int], str],
         fault: Callable[[], BaseException],
     ) -> None:
+        self.name = reader.spec.name
         self._reader = reader
         self._read = reader.read
         self._window = window
@@ -60,25 +60,27 @@ class Receiver:
 
     # ---- threads ----
 
-    def wait(self, ref: ResultRef, timeout: float | None) -> None:
-        """Return once `ref` is resolved; raise GetTimeoutError if it is not in time. -1: the graph's own timeout."""
+    def wait(self, execution: int, timeout: float | None) -> None:
+        """Return once the channel has delivered the execution, or never will: then its refs have failed.
+
+        Raises GetTimeoutError if that is not in time. -1: the graph's own timeout.
+        """
         if timeout == -1.0:
             timeout = self._timeout
         # The usual case first, without the bookkeeping of the general one: nobody leads, and the next one is ours.
-        if self._window.delivered[self._channel] + 1 == ref.execution and self._lead.acquire(False):
+        if self._window.delivered[self._channel] + 1 == execution and self._lead.acquire(False):
             try:
-                late = not ref.done and not self._take(ref.execution, timeout)
+                there = self._window.delivered[self._channel] >= execution or self._take(execution, timeout)
             finally:
                 self._lead.release()
                 if self._following or self._sleeping:
                     self._hand_over()
-            if late:
-                raise self._late(ref.execution, timeout)
-        if not ref.done:
-            self.wait_delivered(ref.execution, timeout)
+            if not there:
+                raise self._late(execution, timeout)
+        else:
+            self._wait(execution, timeout)
 
-    def wait_delivered(self, execution: int, timeout: float | None) -> None:
-        """Return once the channel has delivered the execution, or never will: then its refs have failed."""
+    def _wait(self, execution: int, timeout: float | None) -> None:
         delivered = self._window.delivered
         deadline = None if timeout is None else time.monotonic() + timeout
         while delivered[self._channel] < execution:
@@ -132,15 +134,15 @@ class Receiver:
             wake()
 
     def _late(self, execution: int, timeout: float | None) -> GetTimeoutError:
-        return GetTimeoutError(f"no {self._reader.spec.name} within {timeout} s; {self._explain_timeout(execution)}")
+        return GetTimeoutError(f"no {self.name} within {timeout} s; {self._explain_timeout(execution)}")
 
     # ---- asyncio ----
 
-    def wait_async(self, ref: ResultRef) -> Generator[Any, None, None]:
-        return self.delivered_async(ref.execution).__await__()
+    def wait_async(self, execution: int) -> Generator[Any, None, None]:
+        return self.delivered_async(execution).__await__()
 
     async def delivered_async(self, execution: int) -> None:
-        """As wait_delivered, with the graph's own timeout, for a coroutine."""
+        """As `wait`, with the graph's own timeout, for a coroutine."""
         delivered = self._window.delivered
         start = time.monotonic()
         while delivered[self._channel] < execution and not self._take_ready(execution):

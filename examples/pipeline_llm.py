@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     # Another batch size takes other kernels, which may round a near tie the other way: for its speed only.
     one_batch = {"unsplit, one batch": Run(generate(workload.deal(1), unsplit(whole)))}
-    title = f"{len(prompts)} prompts in {options.groups} groups; {options.stages} stages"
+    title = f"prompts: {len(prompts)}, groups: {options.groups}, stages: {options.stages}"
     console.print(speed_table(runs | one_batch, title))
     console.print(f"plan: {options.plan}", soft_wrap=True, highlight=False)
 

@@ -88,8 +88,14 @@ class _ThreadActor:
         with self._lock:
             if self.death is None:
                 self._watches.append(watch)
+                watch.on_cancel(lambda: self._forget(watch))
                 return
         threading.Thread(target=watch.tell, args=(self.id, self.death()), name="dagc-watch", daemon=True).start()
+
+    def _forget(self, watch: DeathWatch) -> None:
+        with self._lock:
+            if watch in self._watches:
+                self._watches.remove(watch)
 
     def on_death(self, action: Callable[[], None]) -> None:
         """`action` is called once, when it dies; it is new, so it lives."""

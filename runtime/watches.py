@@ -21,6 +21,11 @@ class DeathWatch:
         self._lock = threading.RLock()  # held while a callback runs: cancel waits for it; reentrant for the callback
         self._told: set[ActorId] = set()
         self._cancelled = False
+        self._unsubscribe: list[Callable[[], None]] = []
+
+    def on_cancel(self, unsubscribe: Callable[[], None]) -> None:
+        """For the engine: what makes it forget this watch. Called once, by `cancel`."""
+        self._unsubscribe.append(unsubscribe)
 
     def tell(self, actor: ActorId, death: ActorDiedError) -> None:
         """The engine has heard of a death. Each is passed on once."""
@@ -33,3 +38,6 @@ class DeathWatch:
         """No callback runs once this returns, nor ever will."""
         with self._lock:
             self._cancelled = True
+            forget, self._unsubscribe = self._unsubscribe, []
+        for unsubscribe in forget:
+            unsubscribe()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -66,6 +67,14 @@ def _descriptors() -> Iterator[tuple[str, str]]:
             yield number, os.readlink(f"/proc/self/fd/{number}")
         except FileNotFoundError:  # the listing's own
             continue
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sessions_in_a_folder_of_their_own() -> Iterator[None]:
+    """Other programs of this machine have sessions too. Not tmp_path: its path is too long for sockets."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="test-dagc-") as folder:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
+        yield
 
 
 @pytest.fixture(autouse=True)

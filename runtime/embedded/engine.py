@@ -6,6 +6,8 @@ actor creates, calls and watches actors just as the driver does.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -140,17 +142,8 @@ class EmbeddedEngine:
     def watch(self, handles: Sequence[ActorHandle], on_death: Callable[[ActorId, ActorDiedError], None]) -> DeathWatch:
         self._check(*handles)
         watch = DeathWatch(on_death)
-
-        def subscribe(actor: ActorId) -> None:
-            def told(death: Any) -> None:
-                if not death.cancelled() and death.exception() is None:  # else the session has ended
-                    message = death.result()
-                    self._delivery.put(lambda: watch.tell(actor, died(message)))
-
-            self._link.death(actor).add_done_callback(told)
-
         for handle in handles:
-            self._control.soon(subscribe, handle._actor_id)
+            self._subscribe(handle._actor_id, watch)
         return watch
 
     def kill(self, handle: ActorHandle) -> None:
@@ -178,6 +171,20 @@ class EmbeddedEngine:
 
     def __repr__(self) -> str:
         return f"EmbeddedEngine({self._folder.path})"
+
+    def _subscribe(self, actor: ActorId, watch: DeathWatch) -> None:
+        def told(death: asyncio.Future[pb.Death]) -> None:
+            if not death.cancelled() and death.exception() is None:  # else the session has ended
+                message = death.result()
+                self._delivery.put(lambda: watch.tell(actor, died(message)))
+
+        def unsubscribe() -> None:
+            if not self._closed:
+                with contextlib.suppress(RuntimeError):  # the control thread has ended since the line above
+                    self._control.soon(lambda: self._link.death(actor).remove_done_callback(told))
+
+        watch.on_cancel(unsubscribe)
+        self._control.soon(lambda: self._link.death(actor).add_done_callback(told))
 
     def _check(self, *handles: ActorHandle) -> None:
         if self._closed:

@@ -429,11 +429,11 @@ def test_handle_of_another_session(shared: Any) -> None:
     _in_a_session_of_its_own(check)
 
 
-def test_stale_folders_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    if base_folder() != str(tmp_path):
-        pytest.skip("pytest's temporary folder has too long a path for sockets")
-    (tmp_path / "dagc-not-ours").mkdir()
+def test_stale_folders_are_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = Path(base_folder()) / "swept"  # pytest's own temporary folders have paths too long for sockets
+    base.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(base))
+    (base / "dagc-not-ours").mkdir()
     living = SessionFolder.create()
     script = (
         "import os, signal, runtime\n"
@@ -443,10 +443,10 @@ def test_stale_folders_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     dead = Path(_python("-c", script).stdout.strip())
     assert dead.is_dir()
-    assert sweep(str(tmp_path)) == [str(dead)]
+    assert sweep(str(base)) == [str(dead)]
     assert not dead.exists()
     assert Path(living.path).is_dir()
-    assert sweep(str(tmp_path)) == []
+    assert sweep(str(base)) == []
     living.remove()
     living.remove()
 
@@ -499,8 +499,8 @@ def test_ctrl_c_interrupts_get() -> None:
         "import runtime\n"
         "from tests.integration.test_embedded import Remote\n"
         "a = Remote.remote(); runtime.get(a.pid.remote())\n"
-        "print('waiting', flush=True)\n"
         "try:\n"
+        "    print('waiting', flush=True)\n"
         "    runtime.get(a.hang.remote())\n"
         "except KeyboardInterrupt:\n"
         "    print('interrupted', runtime.get(Remote.remote().echo.remote(1)))\n"

@@ -16,7 +16,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="the LLM example needs the extra: pip install -e '.[llm]'")
 transformers = pytest.importorskip("transformers", reason="the reference model is transformers'")
 
-from examples import pipeline_llm
 from examples.llm import tiny
 from examples.llm.balance import balance
 from examples.llm.checkpoint import Checkpoint, default_cache
@@ -181,11 +180,14 @@ def test_a_finished_request_leaves_its_batch(tiny_checkpoint: Checkpoint, tiny_t
 # -- the demo itself, with actors
 
 
-def run_demo(*arguments: str, as_module: bool = True) -> "subprocess.CompletedProcess[str]":
-    target = ["-m", "examples.pipeline_llm"] if as_module else [str(ROOT / "examples" / "pipeline_llm.py")]
-    cwd = ROOT if as_module else None
-    command = [sys.executable, *target, *arguments]
+def run(command: Sequence[str], cwd: Path | None) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=55, check=False)
+
+
+def run_demo(*arguments: str, as_module: bool = True) -> "subprocess.CompletedProcess[str]":
+    if as_module:
+        return run([sys.executable, "-m", "examples.pipeline_llm", *arguments], cwd=ROOT)
+    return run([sys.executable, str(ROOT / "examples" / "pipeline_llm.py"), *arguments], cwd=None)
 
 
 @pytest.mark.parametrize("as_module", [True, False], ids=["module", "script"])
@@ -201,15 +203,22 @@ def test_demo_answers_with_the_tiny_model(tmp_path: Path, as_module: bool) -> No
     assert "stage2" in plan.read_text()
 
 
-def test_demo_fails_if_the_pipeline_differs_from_the_unsplit_model(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def off_by_one(model: Stage) -> Submit:
-        return lambda tokens, batch: lambda: model.forward(tokens, batch) - 1
+OFF_BY_ONE = """
+from examples import pipeline_llm
 
-    monkeypatch.setattr(pipeline_llm, "unsplit", off_by_one)
-    assert pipeline_llm.main(["--offline-tiny", "--cache", str(cache), "--max-new-tokens", "3"]) == 1
-    assert "error: prompt 0 differs at token 0\n  compiled: " in capsys.readouterr().err
+def unsplit(model):
+    return lambda tokens, batch: lambda: model.forward(tokens, batch) - 1
+
+pipeline_llm.unsplit = unsplit
+raise SystemExit(pipeline_llm.main())
+"""
+
+
+def test_demo_fails_if_the_pipeline_differs_from_the_unsplit_model(tmp_path: Path) -> None:
+    arguments = ["--offline-tiny", "--cache", str(tmp_path), "--max-new-tokens", "3"]
+    done = run([sys.executable, "-c", OFF_BY_ONE, *arguments], cwd=ROOT)
+    assert done.returncode == 1
+    assert "pipeline_llm: error: prompt 0 differs at token 0\n  compiled: " in done.stderr
 
 
 @pytest.mark.parametrize(
