@@ -31,6 +31,7 @@ def serve(benches: Mapping[str, Callable[..., Answer]], **facts: str) -> None:
 
     What the libraries of the contestant print goes to standard error, so that it cannot garble the replies.
     """
+    # Line-buffered, and not inherited.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     sys.stdout.flush()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -11,7 +11,7 @@ Every implementation passes `channels.testing.check_channel`. The rules it check
 6. A `Failure` goes in and comes out as a `Failure`: an error is a flag of the message, not a value. A method may
    return an exception object; that is a value like any other.
 7. `Writer.close`: readers get what was published, then ChannelClosed. `Reader.close`: the writer's next `write`
-   raises ChannelClosed once no reader is left. `Channel.break_`: every end raises ChannelBroken at once, with the reason.
+   raises ChannelClosed once no reader is left. `Channel.break_`: every end raises ChannelBroken(reason) at once.
 8. Close and break wake every waiter at once. Closing twice is allowed.
 9. A timeout raises ChannelTimeout and changes nothing: the same call may be repeated. `timeout=None` waits
    for ever, `timeout=0` not at all. Ctrl-C interrupts every wait of the main thread.

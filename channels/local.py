@@ -1,7 +1,7 @@
 """The transport between threads of one process, for actors that are threads.
 
-Values go through `pack` and `unpack` all the same: between two actors nothing is shared, wherever they run, so a program
-behaves alike in a debugger and on a cluster.
+Values go through `pack` and `unpack` all the same: between two actors nothing is shared, wherever they run, so a
+program behaves alike in a debugger and on a cluster.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Values to bytes and back: pickle 5 with the big buffers out of band.
 
 `encode` splits a value into a short head, which the unpickler reads, and the buffers that the head refers to, which are
-not copied. numpy arrays and CPU torch tensors at any depth become buffers; functions and classes of `__main__` travel by
-value (cloudpickle). `decode` gets the head and the buffers, wherever they lie by then: arrays become views of them.
+not copied. numpy arrays and CPU torch tensors at any depth become buffers; functions and classes of `__main__` travel
+by value (cloudpickle). `decode` gets the head and the buffers, wherever they lie by then: arrays become views of them.
 A channel moves head and buffers as it likes; `pack` and `unpack` move them as one piece of bytes.
 
 Arrays come out read-only, so that they can be sent on by reference; torch knows no read-only, so tensors come out as
 the reader's own: a view of a buffer that nobody else reads, a copy otherwise.
 
-Why not pickle.dumps first and cloudpickle on failure: pickle.dumps accepts an instance of a class of `__main__`, and only
-the reader finds out that its `__main__` is another one.
+Why not pickle.dumps first and cloudpickle on failure: pickle.dumps accepts an instance of a class of `__main__`, and
+only the reader finds out that its `__main__` is another one.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ def _rebuild_array(dtype: str, shape: tuple[int, ...], order: Literal["C", "F"],
 
 
 def _is_plain_tensor(value: Any) -> bool:
-    """An ordinary dense CPU tensor. Everything else (CUDA, sparse, quantized, subclasses) pickles in torch's own way."""
+    """An ordinary dense CPU tensor. All else (CUDA, sparse, quantized, subclasses) pickles in torch's own way."""
     torch = sys.modules.get("torch")
     return (
         torch is not None
@@ -303,4 +303,3 @@ def _rebuild_tensor(dtype: str, shape: tuple[int, ...], requires_grad: bool, buf
 
 def _import_torch() -> Any:
     return sys.modules.get("torch") or importlib.import_module("torch")
-

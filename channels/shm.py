@@ -76,7 +76,7 @@ def open_reader(spec: ChannelSpec, index: int) -> Reader:
 
 
 def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
-    """An uninitialised writable array in shared memory, C order. Filled by the caller and sent, it travels without a copy.
+    """An uninitialised writable array in shared memory, C order. Filled and sent, it travels without a copy.
 
     It is handed over by sending: it becomes read-only for the sender, too. (A slice taken before stays writable; do not
     write to it: the receiver would see it.) Raises ArenaFullError.

@@ -1,15 +1,15 @@
 """dagc: a static-graph compiler for accelerated GPU DAGs.
 
-    @dagc.remote
-    class Stage:
-        def forward(self, x): ...
+@dagc.remote
+class Stage:
+    def forward(self, x): ...
 
-    stages = [Stage.remote() for _ in range(4)]
-    with dagc.InputNode() as x:
-        for stage in stages:
-            x = stage.forward.bind(x)
-    with dagc.compile(x) as graph:
-        print(graph.execute(batch).get())
+stages = [Stage.remote() for _ in range(4)]
+with dagc.InputNode() as x:
+    for stage in stages:
+        x = stage.forward.bind(x)
+with dagc.compile(x) as graph:
+    print(graph.execute(batch).get())
 """
 
 from __future__ import annotations

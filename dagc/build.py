@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dagc.bind import InputNode, InputPart, MultiOutputNode
 from dagc.containers import is_container, map_leaves, parts
 from dagc.errors import GraphError
-from dagc.graph import Call, Graph, Input, Node, Output, Pick, Value
+from dagc.graph import DRIVER, Call, Graph, Input, Node, Output, Pick, Value
 from dagc.program import InputAccess
 from runtime.calls import ActorHandle, BoundCall, BoundReturn, DagNode
 from runtime.refs import ObjectRef
@@ -231,16 +231,23 @@ def _number(walk: _Walk, output: DagNode, multi: bool) -> Graph:
 
 
 def _name_actors(calls: list[BoundCall]) -> dict[ActorId, tuple[str, ActorHandle]]:
-    """Each actor's name: its label and, because classes have many actors, an index in the order of first appearance."""
+    """Each actor's name: the one that its user gave it, else its class and an index by first appearance."""
     named: dict[ActorId, tuple[str, ActorHandle]] = {}
     counts: dict[str, int] = {}
-    for call in calls:
-        handle = call.handle
-        if handle._actor_id not in named:
-            # A name given by the user may hold anything; names in the plan are words.
-            label = re.sub(r"[^\w-]", "_", handle._label)
-            counts[label] = counts.get(label, -1) + 1
-            named[handle._actor_id] = f"{label}_{counts[label]}", handle
+    handles = {call.handle._actor_id: call.handle for call in calls}
+    # A name given by the user may hold anything; names in the plan are words.
+    words = {actor: re.sub(r"[^\w-]", "_", handle._label) for actor, handle in handles.items()}
+    given = [words[actor] for actor, handle in handles.items() if handle._named]
+    for actor, handle in handles.items():
+        word = words[actor]
+        if handle._named and given.count(word) == 1 and word != DRIVER:
+            named[actor] = word, handle
+            continue
+        count = counts.get(word, -1) + 1
+        while f"{word}_{count}" in given:
+            count += 1
+        counts[word] = count
+        named[actor] = f"{word}_{count}", handle
     return named
 
 

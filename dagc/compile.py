@@ -1,6 +1,6 @@
 """compile: from what was bound to a graph that runs. The pipeline, top to bottom.
 
-    bind -> Graph -> Placement -> Plan -> Programs -> Installation -> CompiledGraph
+bind -> Graph -> Placement -> Plan -> Programs -> Installation -> CompiledGraph
 """
 
 from __future__ import annotations

@@ -69,10 +69,10 @@ class _Given:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def wait(self, execution: int, timeout: float | None) -> None:
+    def wait(self, _execution: int, _timeout: float | None) -> None:
         """Never called: the ref has its value from the beginning."""
 
-    def wait_async(self, execution: int) -> Generator[Any, None, None]:
+    def wait_async(self, _execution: int) -> Generator[Any, None, None]:
         """Never called: the ref has its value from the beginning."""
         yield from ()
 
@@ -170,7 +170,7 @@ class CompiledGraph:
             yield _get_all(under_way.popleft())
 
     def empty(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
-        """An uninitialised array in shared memory. Filled and passed to `execute`, it goes to the actors without a copy.
+        """An uninitialised array in shared memory. Filled and passed to `execute`, it travels without a copy.
 
         Passing it hands it over: it becomes read-only here. C order. Raises ArenaFullError.
         """
@@ -337,7 +337,9 @@ class CompiledGraph:
     def _where(self, actor: str, execution: int) -> str:
         index = positions(self._plan, self._channel_statistics(), execution)[actor]
         ops = self._plan.schedule[actor]
-        return f"in execution {execution} at {ops[index]}" if index < len(ops) else f"through with execution {execution}"
+        return (
+            f"in execution {execution} at {ops[index]}" if index < len(ops) else f"through with execution {execution}"
+        )
 
     def _on_loop_end(self, actor: str, done: Future[Any]) -> None:
         error = done.exception()

@@ -4,8 +4,8 @@
     for step in steps:        the loop; a step is step(slots, execution)
         step(slots, execution)
 
-A value is dropped from its slot after its last use, so that shared memory goes back while later steps run. A method that
-raises makes Failures of its values, which pass through every later step as they are: each execution reports the first
+A value is dropped from its slot after its last use, so that shared memory goes back while later steps run. A method
+that raises makes Failures of its values, which pass through every later step as they are: each execution reports the first
 exception on its way, and the graph goes on.
 """
 
@@ -195,7 +195,8 @@ def _parts(step: Run, context: ActorContext, result: Any) -> Sequence[Any]:
         return result
     found = f"{len(result)} values" if isinstance(result, (tuple, list)) else f"a {type(result).__name__}"
     raise GraphError(
-        f"{context.label}.{step.method} returned {found}; num_returns={expected} expects a tuple or list of that many values"
+        f"{context.label}.{step.method} returned {found}; "
+        f"num_returns={expected} expects a tuple or list of that many values"
     )
 
 

@@ -18,7 +18,9 @@ def signature(accesses: Iterable[InputAccess]) -> tuple[int, tuple[str, ...]]:
     return max(positions, default=-1) + 1, tuple(key for key in keys if isinstance(key, str))
 
 
-def check_inputs(name: str, positional: int, keywords: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def check_inputs(
+    name: str, positional: int, keywords: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
     """Raises WrongArgumentsError if the arguments are not those that the graph takes."""
     problems = []
     if len(args) != positional:

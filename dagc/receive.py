@@ -1,8 +1,8 @@
 """Receiver: takes what one output channel delivers and resolves the refs that wait for it.
 
 Threads. A reading end belongs to one thread at a time, and several threads may want different results of one channel.
-Whoever comes first reads, for all (the leader); the others wait on a condition until their ref is resolved or the leader
-has left, and then one of them leads.
+Whoever comes first reads, for all (the leader); the others wait on a condition until their ref is resolved or the
+leader has left, and then one of them leads.
 
 asyncio. No thread: a coroutine takes what is there, polls for the time that a wake-up would cost, and then arms the
 channel: whoever delivers next writes a byte into this process's wake pipe, which the event loop watches.

@@ -8,6 +8,11 @@ lm_head of a small model weighs as much as several of them. The prompts are deal
 step in flight, so that all stages work at the same time. Then the same steps run through the same graph without
 compiling it, and through the model unsplit in this process with as many threads. All three must produce the same
 tokens; if they do not, the exit code is 1.
+
+The speeds are of one run each, one after the other, so other programs on the machine disturb them, and the unsplit
+model with several threads most of all: its threads wait for each other after every operation. On one machine, where
+stages share what the unsplit model has to itself, "unsplit, one batch" is hard to beat; a pipeline is for models that
+do not fit on one device.
 """
 
 import sys

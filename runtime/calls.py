@@ -69,6 +69,8 @@ class ActorHandle:
     _methods: Mapping[str, MethodInfo] = field(repr=False, hash=False, compare=False)
     #: Where its engine finds it; the engine's own business, picklable.
     _address: Any = field(repr=False, hash=False, compare=False, default=None)
+    #: True if the label is a name that its user gave it: then it is unique among the living actors of a session.
+    _named: bool = field(repr=False, hash=False, compare=False, default=False)
 
     def __getattr__(self, name: str) -> ActorMethod:
         if name.startswith("__"):  # pickle and copy look for special methods before the fields are there

@@ -164,7 +164,8 @@ class ThreadEngine:
                 actor.die("an argument of its constructor failed", pack_failure(error, skip=0))
 
         when_ready(refs, arguments_ready)
-        return ActorHandle(actor_id, options.name or cls.__name__, methods_of(cls), id(self))
+        named = options.name is not None
+        return ActorHandle(actor_id, options.name or cls.__name__, methods_of(cls), id(self), named)
 
     def describe(self, handles: Sequence[ActorHandle]) -> list[ActorInfo]:
         actors = [self._actor(handle) for handle in handles]

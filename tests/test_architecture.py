@@ -46,7 +46,9 @@ def test_the_page_prints_what_the_stage_prints(stage: str) -> None:
 def test_every_file_that_the_page_names_exists() -> None:
     root = PAGE.parent
     words = {word.strip("`(),;:") for word in PAGE.read_text().split()}
-    paths = {word for word in words if "/" in word and word.endswith((".py", ".h", ".pml", ".md")) and "://" not in word}
+    paths = {
+        word for word in words if "/" in word and word.endswith((".py", ".h", ".pml", ".md")) and "://" not in word
+    }
     places = (root, root / "channels", root / "dagc")
     missing = [path for path in sorted(paths) if not any((place / path).exists() for place in places)]
     assert not [path for path in missing if not path.endswith("ring.pml")], missing

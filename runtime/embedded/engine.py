@@ -106,7 +106,8 @@ class EmbeddedEngine:
             self._control.soon(self._link.tell, pb.ToHead(set_up=set_up))
 
         when_ready(refs, arguments_ready)
-        return ActorHandle(actor, options.name or cls.__name__, methods_of(cls), self._folder.path)
+        named = options.name is not None
+        return ActorHandle(actor, options.name or cls.__name__, methods_of(cls), self._folder.path, named)
 
     def describe(self, handles: Sequence[ActorHandle]) -> list[ActorInfo]:
         self._check(*handles)

@@ -162,7 +162,12 @@ def test_input_parts_positions_and_keywords(workers: list[Any]) -> None:
         dag = MultiOutputNode([a.add.bind(x[0], more=x.more), b.add.bind(x["more"]), a.describe.bind(x[1], k=x[0])])
     with dagc.compile(dag) as graph:
         assert dagc.get(graph.execute(1, 2, more=3)) == [4, 13, "(2,) [('k', 1)]"]
-        for args, kwargs in (((1,), {"more": 3}), ((1, 2), {}), ((1, 2), {"more": 3, "odd": 1}), ((1, 2, 3), {"more": 1})):
+        for args, kwargs in (
+            ((1,), {"more": 3}),
+            ((1, 2), {}),
+            ((1, 2), {"more": 3, "odd": 1}),
+            ((1, 2, 3), {"more": 1}),
+        ):
             with pytest.raises(dagc.WrongArgumentsError, match="its input is execute"):
                 graph.execute(*args, **kwargs)
         assert dagc.get(graph.execute(0, 0, more=1))[:2] == [1, 11]
@@ -174,7 +179,11 @@ def test_containers_are_rebuilt_with_values(workers: list[Any]) -> None:
         one = a.add.bind(x)
         two = b.add.bind(x)
         dag = MultiOutputNode(
-            [c.total.bind({"a": one, "b": two}), c.total.bind((one, two, 5)), c.describe.bind(Point(one, [two, {"k": 1}]))]
+            [
+                c.total.bind({"a": one, "b": two}),
+                c.total.bind((one, two, 5)),
+                c.describe.bind(Point(one, [two, {"k": 1}])),
+            ]
         )
     with dagc.compile(dag) as graph:
         assert dagc.get(graph.execute(1)) == [12, 17, "(Point(x=1, y=[11, {'k': 1}]),) []"]
@@ -363,7 +372,9 @@ def test_a_timeout_names_what_is_waited_for_and_loses_nothing(engine: str) -> No
         dag = gate.work.bind(x)
     with dagc.compile(dag, name="slow", max_inflight=1, timeout=0.05) as graph:
         ref = graph.execute(1)
-        with pytest.raises(dagc.GetTimeoutError, match=r"no Gate_0\.work within 0\.05 s.*at work: Gate_0 in run Gate_0\.work"):
+        with pytest.raises(
+            dagc.GetTimeoutError, match=r"no Gate_0\.work within 0\.05 s.*at work: Gate_0 in run Gate_0\.work"
+        ):
             ref.get()
         with pytest.raises(dagc.GetTimeoutError, match=r"within 0 s"):
             ref.get(timeout=0)

