@@ -33,6 +33,7 @@ from dagc.errors import (
     GraphError,
     MessageTooLargeError,
     NoSuchMethodError,
+    ResultLostError,
     SerializationError,
     WrongArgumentsError,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "MultiOutputNode",
     "NoSuchMethodError",
     "ObjectRef",
+    "ResultLostError",
     "ResultRef",
     "SerializationError",
     "WrongArgumentsError",

@@ -113,8 +113,10 @@ class CompiledGraph:
         channels = list(installation.readers)
         self._window = Window(len(channels), options.max_inflight)
         self._receivers = [
-            Receiver(reader, self._window, index, options.timeout, self._explain_wait, self._fault)
-            for index, reader in enumerate(installation.readers.values())
+            Receiver(
+                reader, self._window, index, options.timeout, self._explain_wait, self._fault, self._taken_of(name)
+            )
+            for index, (name, reader) in enumerate(installation.readers.items())
         ]
         #: For each output: the index of its channel, or the part of the input that it is.
         self._outputs: list[tuple[int, InputAccess | None, _Given]] = [
@@ -187,19 +189,13 @@ class CompiledGraph:
         execution = window.begun + 1
         refs = [ResultRef(receiver, execution) for receiver in self._receivers]
         window.begin(refs)
-        sent = 0
         try:
             for write, access in self._writes:
                 write(args[0] if access is _WHOLE else take(access, args, kwargs), execution)
-                sent += 1
         except (ChannelClosed, ChannelBroken):
             raise self._fault() from None
         except BaseException as error:
-            if sent == 0:
-                window.cancel()
-            # The others have their part of this execution already: it must go on, as a failure that nobody reads.
-            for write, _ in self._writes[sent:] if sent else ():
-                write(Failure(error), execution)
+            self._give_up(execution, error)
             raise
         if self._plain:
             return refs[0]
@@ -208,6 +204,17 @@ class CompiledGraph:
             for index, access, given in self._outputs
         ]
         return results if driver.multi else results[0]
+
+    def _give_up(self, execution: int, error: BaseException) -> None:
+        """An input cannot be sent, or Ctrl-C came. Who has a part of this execution already must get the others."""
+        writers = self._installation.writers
+        counted = self._channel_statistics()
+        unsent = [name for name in writers if counted[name].messages < execution]
+        if len(unsent) == len(writers):
+            self._window.cancel()
+            return
+        for name in unsent:
+            writers[name].write(Failure(error), execution)
 
     def _wait_for_place(self) -> None:
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
@@ -241,6 +248,10 @@ class CompiledGraph:
     def __repr__(self) -> str:
         state = "running" if self._end is None else f"ended: {self._end}"
         return f"CompiledGraph({self.name}, {len(self._graph.actors)} actors, {state})"
+
+    def _taken_of(self, name: str) -> Callable[[], int]:
+        channel, index = self._installation.channels[name], self._driver.reads[name]
+        return lambda: channel.statistics().read[index]
 
     def _channel_statistics(self) -> dict[str, ChannelStatistics]:
         return {name: channel.statistics() for name, channel in self._installation.channels.items()}

@@ -19,7 +19,7 @@ def run(dag: Any, *args: Any, **kwargs: Any) -> Any:
     """Run a DAG once without compiling it, and return its value, or with a MultiOutputNode the list of its values.
 
     Takes the arguments that `execute` of the compiled graph takes, and raises what getting its result raises. Calls
-    that do not depend on each other overlap; a value that lies inside a list, tuple or dict is waited for before its call.
+    that do not depend on each other overlap; what lies inside a list, tuple or dict is waited for before its call.
     """
     graph = build_graph(dag)
     check_inputs("run", *signature(node.access for node in graph.inputs), args, kwargs)

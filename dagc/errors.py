@@ -7,6 +7,7 @@
     │   ├── InputPartError                    (also an AttributeError) only the arguments of execute can be picked
     │   └── DeadlockError                     the plan cannot finish; the message shows where each party waits
     ├── GraphClosedError                      the graph was torn down, by you or because an actor died
+    ├── ResultLostError                       Ctrl-C came at the very moment at which the result was received
     ├── EngineError (also a RuntimeError)     the runtime is not started, started twice, or shut down
     ├── ActorDiedError(actor, pid, reason)    the process or thread of an actor is gone
     ├── GetTimeoutError (also a TimeoutError) a result did not come in time; it may be got again
@@ -58,6 +59,7 @@ __all__ = [
     "InputPartError",
     "MessageTooLargeError",
     "NoSuchMethodError",
+    "ResultLostError",
     "SerializationError",
     "WrongArgumentsError",
 ]
@@ -73,3 +75,7 @@ class DeadlockError(GraphError):
 
 class GraphClosedError(DagcError):
     """The compiled graph was torn down: no execution can be started on it any more."""
+
+
+class ResultLostError(DagcError):
+    """An interrupt came between receiving a result and handing it over. The execution was made; the graph goes on."""

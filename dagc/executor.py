@@ -5,8 +5,8 @@
         step(slots, execution)
 
 A value is dropped from its slot after its last use, so that shared memory goes back while later steps run. A method
-that raises makes Failures of its values, which pass through every later step as they are: each execution reports the first
-exception on its way, and the graph goes on.
+that raises makes Failures of its values, which pass through every later step as they are: each execution reports the
+first exception on its way, and the graph goes on.
 """
 
 from __future__ import annotations

@@ -67,8 +67,15 @@ class Window:
 
     def deliver(self, channel: int, value: object) -> None:
         """The channel brought the value, or the Failure, of its next execution."""
-        self._wanted[channel].popleft().value = value
         self.delivered[channel] += 1
+        self._wanted[channel].popleft().value = value
+
+    def lose(self, channel: int, taken: int, failure: object) -> None:
+        """An interrupt came in the middle of `deliver`, or before it: the channel was read up to execution `taken`."""
+        self.delivered[channel] = taken
+        wanted = self._wanted[channel]
+        while wanted and wanted[0].execution <= taken:
+            wanted.popleft().value = failure
 
     def fail(self, channel: int, failure: object) -> None:
         """The channel will deliver nothing more: everything that is wanted of it fails."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from channels import ChannelBroken, ChannelClosed, ChannelTimeout, Failure, Reader, wake
-from dagc.errors import GetTimeoutError
+from dagc.errors import GetTimeoutError, ResultLostError
 from dagc.inflight import Window
 from dagc.wake import waker
 
@@ -33,7 +33,7 @@ class Receiver:
     """The reading end of output channel number `channel` of the window.
 
     `explain_timeout(execution)` says in words what the execution waits for; `fault()` is the error of a graph whose
-    channels were closed or broken.
+    channels were closed or broken; `taken()` is how many messages the reading end has taken.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Receiver:
         timeout: float | None,
         explain_timeout: Callable[[int], str],
         fault: Callable[[], BaseException],
+        taken: Callable[[], int],
     ) -> None:
         self.name = reader.spec.name
         self._reader = reader
@@ -53,6 +54,7 @@ class Receiver:
         self._timeout = timeout
         self._explain_timeout = explain_timeout
         self._fault = fault
+        self._taken = taken
         self._lead = threading.Lock()
         self._followers = threading.Condition(threading.Lock())
         self._following = 0
@@ -112,17 +114,25 @@ class Receiver:
     def _take(self, execution: int, timeout: float | None) -> bool:
         """Read the next delivery, for the leader. False: it did not come in time."""
         try:
-            value = self._read(execution, timeout)
+            self._window.deliver(self._channel, self._read(execution, timeout))
         except ChannelTimeout:
             return False
         except (ChannelClosed, ChannelBroken):
             self._window.fail(self._channel, Failure(self._fault()))
             return True
-        self._window.deliver(self._channel, value)
+        except KeyboardInterrupt:
+            self._repair()
+            raise
         if self._following:
             with self._followers:
                 self._followers.notify_all()
         return True
+
+    def _repair(self) -> None:
+        """Ctrl-C may come between taking a message and resolving its ref: that result is lost, and its ref says so."""
+        taken = self._taken()
+        error = ResultLostError(f"{self.name} of execution {taken} was lost to an interrupt that came as it arrived")
+        self._window.lose(self._channel, taken, Failure(error))
 
     def _hand_over(self) -> None:
         """After the lead was released: wake whoever waits for it. Whoever came while it was taken counted itself before

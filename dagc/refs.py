@@ -6,6 +6,7 @@ from collections.abc import Generator
 from typing import Any, Protocol, final
 
 from channels import Failure
+from dagc.errors import ResultLostError
 
 __all__ = ["PENDING", "ResultRef", "Waiting"]
 
@@ -60,6 +61,8 @@ class ResultRef:
         if self.value is PENDING:
             self._receiver.wait(self.execution, timeout)
         value = self.value
+        if value is PENDING:
+            raise ResultLostError(f"{self!r} was lost to an interrupt that came as it arrived")
         if type(value) is Failure:
             # The same exception is raised by every get: without this, each would add its frames to it.
             raise value.unwrap().with_traceback(None)
