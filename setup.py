@@ -2,12 +2,14 @@
 
 from setuptools import Extension, setup
 
+HEADERS = ("ends", "memory", "ring", "arena", "process")
+
 setup(
     ext_modules=[
         Extension(
             "channels._ring",
-            sources=[f"channels/csrc/{name}.c" for name in ("module", "ends", "memory", "ring", "arena")],
-            depends=[f"channels/csrc/{name}.h" for name in ("ends", "memory", "ring", "arena")],
+            sources=[f"channels/csrc/{name}.c" for name in ("module", "writer", "reader", *HEADERS)],
+            depends=[f"channels/csrc/{name}.h" for name in HEADERS],
             extra_compile_args=["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror=implicit-function-declaration"],
         )
     ]

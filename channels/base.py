@@ -6,7 +6,7 @@ Every implementation passes `channels.testing.check_channel`. The rules it check
 2. A message carries an execution number. A reader says which one it expects; any other is ChannelBroken,
    so that parts of two executions can never be paired.
 3. A value that the writer or a reader keeps never changes under it, and keeping values never blocks the channel.
-4. Values read from numpy arrays are read-only; torch tensors are writable and the reader's own.
+4. numpy arrays come out read-only (but those of Python objects); torch tensors writable and the reader's own.
 5. `write` returns once the value is in the channel; it waits only while every slot is taken.
 6. A `Failure` goes in and comes out as a `Failure`: an error is a flag of the message, not a value. A method may
    return an exception object; that is a value like any other.
@@ -119,13 +119,14 @@ class Reader(ABC):
 
     @abstractmethod
     def ready(self) -> bool:
-        """True if `read` would not wait: there is a message, or the channel has ended."""
+        """True if `read` would not wait: there is a message, or the channel has ended, or this end was closed."""
 
     @abstractmethod
     def arm(self) -> bool:
         """Ask for one wake-up on this process's `wake_fd()` when `ready()` turns true; for asyncio.
 
-        Returns False, and arms nothing, if it is ready already.
+        Returns False, and arms nothing, if it is ready already. The wake-up may also come for nothing: after it,
+        look at `ready()` and arm again.
         """
 
     @abstractmethod

@@ -113,6 +113,8 @@ class LocalWriter(Writer):
             )
         with queue.changed:
             queue.check_unbroken()
+            if self._closed:  # meanwhile: whoever saw the end must not find more behind it
+                raise ChannelClosed(f"channel {self.spec.name}: this end was closed")
             queue.messages.append((execution, frame))
             queue.bytes += len(frame)
             queue.discard_taken()
@@ -167,11 +169,11 @@ class LocalReader(Reader):
 
     def ready(self) -> bool:
         with self._queue.changed:
-            return self._queue.ready(self.index)
+            return self._closed or self._queue.ready(self.index)
 
     def arm(self) -> bool:
         with self._queue.changed:
-            self._queue.armed[self.index] = not self._queue.ready(self.index)
+            self._queue.armed[self.index] = not (self._closed or self._queue.ready(self.index))
             return self._queue.armed[self.index]
 
     def close(self) -> None:

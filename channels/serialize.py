@@ -80,15 +80,15 @@ def decode(kind: int, head: Any, buffers: Buffers) -> Any:
         if kind == _BYTES:
             return bytes(buffers[0])
         value = pickle.loads(head, buffers=buffers)
+        return Failure(*value) if kind == _FAILURE else value
     except Exception as error:  # noqa: BLE001 - unpickling runs code of the user's classes
         return Failure(SerializationError(f"a value arrived that cannot be unpickled here: {_describe(error)}"))
-    return Failure(*value) if kind == _FAILURE else value
 
 
 def pack(value: Any) -> bytes:
     """`value` as one piece of bytes, for where no shared memory is at hand. Raises SerializationError."""
     kind, head, buffers = encode(value)
-    views = [memoryview(b).cast("B") for b in buffers]
+    views = [view.cast("B") if (view := memoryview(b)).nbytes else memoryview(b"") for b in buffers]
     parts: list[Any] = [_FRAME.pack(kind, len(views), len(head))]
     parts += [_LENGTH.pack(len(v)) for v in views]
     parts.append(head)
@@ -181,13 +181,22 @@ def _encode_failure(failure: Failure) -> Encoded:
         pickle.loads(encoded[1], buffers=encoded[2])  # many exception classes pickle but do not unpickle
         return encoded
     except Exception as problem:  # noqa: BLE001 - whatever is wrong with the class, the failure must be reported
-        substitute = SerializationError(f"{type(error).__qualname__}: {error} (itself lost: {_describe(problem)})")
-        substitute.__notes__ = list(getattr(error, "__notes__", ()))  # type: ignore[attr-defined]
+        quoted = f"{type(error).__qualname__}: {_text(error)}"
+        substitute = SerializationError(f"{quoted} (itself lost: {_describe(problem)})")
+        notes = getattr(error, "__notes__", None)
+        substitute.__notes__ = [n for n in notes if isinstance(n, str)] if isinstance(notes, list) else []  # type: ignore
         return _pickle(_FAILURE, (substitute, failure.traceback))
 
 
 def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {_text(error)}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as problem:  # noqa: BLE001 - a class of the user's; what it was about must still be reported
+        return f"<its __str__ raised {type(problem).__name__}>"
 
 
 # ---- heads of bare arrays and tensors ----
@@ -220,43 +229,54 @@ def _load_head(head: Any) -> Any:
 # ---- numpy ----
 
 
+_ArrayHead = tuple[str | np.dtype[Any], tuple[int, ...], Literal["C", "F"]]
+
+
 def _is_plain(array: npt.NDArray[Any]) -> bool:
-    """Made of numbers only: its bytes are its value."""
-    return not array.dtype.hasobject and array.dtype.names is None and array.dtype.kind not in "mMV"
+    """Its bytes are its value."""
+    return not array.dtype.hasobject
 
 
-def _array_parts(array: npt.NDArray[Any]) -> tuple[tuple[str, tuple[int, ...], Literal["C", "F"]], Any]:
+def _array_parts(array: npt.NDArray[Any]) -> tuple[_ArrayHead, Any]:
     order: Literal["C", "F"] = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
     if not (array.flags.c_contiguous or array.flags.f_contiguous):
         array = np.ascontiguousarray(array)
-    elif array.flags.writeable:
+    elif array.base is not None:
         _hand_over(array)
-    return (array.dtype.str, array.shape, order), array.reshape(-1, order=order).data if array.size else b""
+    kind = array.dtype
+    # Of a number, `str` says it all. Fields, units, and the types of ml_dtypes (kind V) need the dtype itself.
+    head: _ArrayHead = (kind.str if kind.kind in "biufcSU" else kind, array.shape, order)
+    if array.nbytes == 0:
+        return head, b""
+    flat = array.reshape(-1, order=order)
+    return head, (flat if kind.kind in "biufc" else flat.view(np.uint8)).data  # not all kinds export a buffer
 
 
 def _hand_over(array: npt.NDArray[Any]) -> None:
-    """An array that was made in shared memory for sending goes by reference, and can no longer be written to.
+    """An array from `shm.empty` that is sent goes by reference, and can no longer be written to.
 
-    Only arrays whose memory is directly a Block's: one made from a tensor shares memory that torch still writes to.
+    A part of one is copied: the rest of it may still be filled. So is what shares memory with a torch tensor, which
+    can be written to for ever.
     """
-    chain = []
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        chain.append(base)
-        base = base.base
-    if isinstance(base, _ring.Block):
-        for link in chain:
-            link.flags.writeable = False
+    owner = array.base if isinstance(array.base, np.ndarray) else array
+    block: Any = owner.base
+    if isinstance(block, _ring.Block) and array.nbytes == len(block):
+        array.flags.writeable = owner.flags.writeable = False
+        block.freeze()
 
 
 _dtypes: dict[str, np.dtype[Any]] = {}
 
 
-def _rebuild_array(dtype: str, shape: tuple[int, ...], order: Literal["C", "F"], buffer: Any) -> npt.NDArray[Any]:
-    known = _dtypes.get(dtype)
-    if known is None:
-        known = _dtypes.setdefault(dtype, np.dtype(dtype))
-    array = np.frombuffer(buffer, known) if len(buffer) else np.empty(0, known)
+def _rebuild_array(
+    dtype: str | np.dtype[Any], shape: tuple[int, ...], order: Literal["C", "F"], buffer: Any
+) -> npt.NDArray[Any]:
+    if isinstance(dtype, str):
+        dtype = _dtypes.get(dtype) or _dtypes.setdefault(dtype, np.dtype(dtype))
+    if isinstance(buffer, _ring.Block):
+        buffer.freeze()
+    array: npt.NDArray[Any]
+    array = np.frombuffer(buffer, dtype) if len(buffer) else np.empty(shape, dtype)
     if array.shape != shape:
         array = array.reshape(shape, order=order)
     array.flags.writeable = False

@@ -6,6 +6,7 @@ process that compiles a graph can make, break and observe every ring of it, also
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any, cast
@@ -78,16 +79,20 @@ def open_reader(spec: ChannelSpec, index: int) -> Reader:
 def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
     """An uninitialised writable array in shared memory, C order. Filled and sent, it travels without a copy.
 
-    It is handed over by sending: it becomes read-only for the sender, too. (A slice taken before stays writable; do not
-    write to it: the receiver would see it.) Raises ArenaFullError.
+    It is handed over by sending the whole of it: it becomes read-only for the sender, too. (A slice taken before
+    stays writable; do not write to it: the receiver would see it.) A part that is sent is copied.
+    Raises ArenaFullError.
     """
     kind = np.dtype(dtype)
     dims = (shape,) if isinstance(shape, int) else tuple(shape)
-    size = int(np.prod(dims, dtype=np.int64))
+    size = math.prod(dims)
+    if min(dims, default=0) < 0:
+        raise ValueError(f"shape {shape} has a negative dimension")
     if kind.hasobject:
         raise TypeError(f"dtype {kind} holds Python objects, which cannot lie in shared memory")
     block = _ring.allocate(max(size * kind.itemsize, 1))
-    return np.frombuffer(cast("Any", block), kind, count=size).reshape(dims)
+    array: npt.NDArray[Any] = np.ndarray(dims, kind, buffer=cast("Any", block))
+    return array
 
 
 def memory() -> dict[str, int]:
@@ -117,6 +122,6 @@ def _cpu_quota() -> bool:
 
 def _first_line(path: str) -> list[str]:
     try:
-        return Path(path).read_text().split()
+        return Path(path).read_text(encoding="ascii").split()
     except OSError:
         return []

@@ -1,9 +1,9 @@
 #define _GNU_SOURCE
 #include "arena.h"
+#include "process.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,64 +46,33 @@ struct arena_pool {
 static arena_header *header(const arena *a) { return (arena_header *)a->base; }
 static arena_block *block_at(const arena *a, uint64_t block) { return (arena_block *)(a->base + block); }
 
-/* ---- processes ---- */
-
-uint64_t process_born(uint32_t pid) {
-    char path[32], text[1024];
-    snprintf(path, sizeof path, "/proc/%u/stat", pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return 0;
-    ssize_t n = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (n <= 0) return 0;
-    text[n] = 0;
-    char *p = strrchr(text, ')'); /* the name before it may have spaces and parentheses */
-    if (!p) return 0;
-    if (p[1] == ' ' && (p[2] == 'Z' || p[2] == 'X')) return 0; /* a zombie holds nothing any more */
-    for (int field = 2; field < 22 && p; field++) p = strchr(p + 1, ' ');
-    return p ? strtoull(p + 1, NULL, 10) : 0;
-}
-
-int process_alive(uint32_t pid, uint64_t born) {
-    if (kill((pid_t)pid, 0) != 0 && errno == ESRCH) return 0;
-    uint64_t now = process_born(pid);
-    return now != 0 ? born == 0 || now == born : access("/proc/self/stat", R_OK) != 0; /* no /proc: believe kill */
-}
-
 /* ---- peers ---- */
 
 static int claim_peer(arena *a) {
+    arena_header *h = header(a);
     uint32_t pid = (uint32_t)getpid();
     for (uint32_t i = 0; i < ARENA_PEERS; i++) {
-        uint32_t none = 0;
-        if (atomic_compare_exchange_strong(&header(a)->peers[i].pid, &none, CLAIMING)) {
-            atomic_store(&header(a)->peers[i].born, process_born(pid));
-            atomic_store(&header(a)->peers[i].pid, pid);
-            a->me = i;
-            return 0;
-        }
+        uint32_t none = 0, end = atomic_load(&h->peers_end);
+        if (!atomic_compare_exchange_strong(&h->peers[i].pid, &none, CLAIMING)) continue;
+        /* SYNC: recycle. Before our first hold, so that recycle(), which loads it before its second look, sees that. */
+        while (end <= i && !atomic_compare_exchange_weak(&h->peers_end, &end, i + 1)) {}
+        atomic_store(&h->peers[i].born, process_born(pid));
+        atomic_store(&h->peers[i].pid, pid);
+        a->me = i;
+        return 0;
     }
     return -EUSERS;
 }
 
-/* The highest peer index that was ever used, plus one: bounds every scan of holds. */
-static uint32_t peers_used(const arena *a) {
-    uint32_t n = ARENA_PEERS;
-    while (n > 1 && atomic_load_explicit(&header(a)->peers[n - 1].pid, memory_order_relaxed) == 0) n--;
-    return n;
-}
-
 /* ---- lists ---- */
 
-static int push(list *l, entry e) {
-    if (l->count == l->room) {
-        size_t room = l->room ? 2 * l->room : 16;
-        entry *items = realloc(l->items, room * sizeof *items);
-        if (!items) return -ENOMEM;
-        l->items = items;
-        l->room = room;
-    }
-    l->items[l->count++] = e;
+static int make_room(list *l) {
+    if (l->count < l->room) return 0;
+    size_t room = l->room ? 2 * l->room : 16;
+    entry *items = realloc(l->items, room * sizeof *items);
+    if (!items) return -ENOMEM;
+    l->items = items;
+    l->room = room;
     return 0;
 }
 
@@ -184,6 +153,11 @@ int arena_attach(arena *a, const arena *from) {
     return claim_peer(a);
 }
 
+void arena_detach(arena *a) {
+    atomic_store(&header(a)->peers[a->me].pid, 0);
+    memset(a, 0, sizeof *a);
+}
+
 void arena_close(arena *a) {
     if (!a->base) return;
     if (!a->pool) { /* every hold was dropped; the place is free for another process */
@@ -210,8 +184,9 @@ static uint32_t class_of(uint64_t bytes) {
     return c;
 }
 
-static int held(const arena *a, uint64_t block, uint32_t peers) {
-    for (uint32_t i = 0; i < peers; i++)
+static int held(const arena *a, uint64_t block) {
+    uint32_t peers = atomic_load(&header(a)->peers_end);
+    for (uint32_t i = 0; i < peers && i < ARENA_PEERS; i++)
         if (atomic_load_explicit(&block_at(a, block)->holds[i], memory_order_seq_cst)) return 1;
     return 0;
 }
@@ -219,27 +194,27 @@ static int held(const arena *a, uint64_t block, uint32_t peers) {
 /* Nobody holds the block: take its number away, then look again.
  * SYNC: recycle. A reader whose sender died counts up its hold and then compares the number (arena_hold): either we see
  * its hold, or it sees that the number is gone. Both sides are seq_cst, store before load. */
-static int recycle(const arena *a, uint64_t block, uint32_t peers) {
-    if (held(a, block, peers)) return 0;
+static int recycle(const arena *a, uint64_t block) {
+    if (held(a, block)) return 0;
     atomic_store_explicit(&block_at(a, block)->generation, 0, memory_order_seq_cst);
-    return !held(a, block, peers);
+    return !held(a, block);
 }
 
 /* Look at up to `budget` live blocks of class c and move the free ones to the idle list. */
 static void sweep(arena *a, uint32_t c, size_t budget) {
     struct arena_pool *p = a->pool;
     list *live = &p->live[c];
-    uint32_t peers = peers_used(a);
     for (; budget && live->count; budget--) {
         if (p->cursor[c] >= live->count) p->cursor[c] = 0;
         entry *e = &live->items[p->cursor[c]];
-        if (!recycle(a, e->block, peers)) {
+        if (make_room(&p->idle[c])) return; /* no memory for the list: it stays live and is found again */
+        if (!recycle(a, e->block)) {
             p->cursor[c]++;
             continue;
         }
         entry freed = *e;
         freed.tick = p->tick;
-        if (push(&p->idle[c], freed)) return; /* no memory for the list: it stays live and is found again */
+        p->idle[c].items[p->idle[c].count++] = freed;
         *e = live->items[--live->count];
         p->live_bytes -= freed.used;
         p->idle_bytes += freed.used;
@@ -275,42 +250,70 @@ static int populate(const arena *a, uint64_t block, uint64_t bytes) {
     return -ENOMEM;
 }
 
+static int punch_hole(const arena *a, uint64_t block, uint64_t bytes) {
+    return fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)block, (off_t)bytes);
+}
+
 static void punch(arena *a, entry *e) {
-    if (e->used &&
-        fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)e->block, (off_t)e->used) == 0) {
+    if (e->used && punch_hole(a, e->block, e->used) == 0) {
         a->pool->idle_bytes -= e->used;
         e->used = 0;
     }
 }
 
+static int take_idle(struct arena_pool *p, uint32_t c, entry *e) {
+    if (!p->idle[c].count) return 0;
+    *e = p->idle[c].items[--p->idle[c].count]; /* the one freed last: it is warm */
+    p->idle_bytes -= e->used;
+    return 1;
+}
+
+/* A free block of class *c; of a higher one, in *c, if addresses have run out. */
+static int find_free(arena *a, uint32_t *c, entry *e) {
+    struct arena_pool *p = a->pool;
+    sweep(a, *c, p->idle[*c].count ? 0 : 16); /* a few: amortised over the allocations, kept blocks cost nothing */
+    if (take_idle(p, *c, e)) return 0;
+    /* The arena is about to grow: the moment to ask who is gone. */
+    if ((*c >= ARENA_SPAN_BITS || p->partial[*c] == p->partial_end[*c]) && arena_collect(a)) {
+        sweep(a, *c, p->live[*c].count);
+        if (take_idle(p, *c, e)) return 0;
+    }
+    *e = (entry){0, 0, 0};
+    if (carve(a, *c, &e->block) == 0) return 0;
+    for (; *c < CLASSES; ++*c) {
+        sweep(a, *c, p->live[*c].count);
+        if (take_idle(p, *c, e)) return 0;
+    }
+    return -ENOMEM;
+}
+
 int arena_alloc(arena *a, uint64_t bytes, uint64_t *block, uint64_t *generation) {
     struct arena_pool *p = a->pool;
     uint32_t c = class_of(bytes);
-    if (c > ARENA_MAX_CLASS) return -ENOMEM;
-    entry e = {0, 0, 0};
-    if (!p->idle[c].count) sweep(a, c, 16); /* a few: amortised over the allocations, kept blocks cost nothing */
-    if (p->idle[c].count) {
-        e = p->idle[c].items[--p->idle[c].count]; /* the one freed last: it is warm */
-        p->idle_bytes -= e.used;
-    } else {
-        if (c >= ARENA_SPAN_BITS) arena_collect(a);
-        int error = carve(a, c, &e.block);
-        if (error) return error;
-    }
+    entry e;
+    if (c > ARENA_MAX_CLASS || find_free(a, &c, &e)) return -ENOMEM;
+    int error = make_room(&p->live[c]);
+    if (!error) error = make_room(&p->idle[c]); /* so that the block can be put back whatever happens */
     uint64_t used = (bytes + ARENA_BLOCK_HEADER + 4095) & ~4095ull;
-    if (used > e.used) {
-        int error = populate(a, e.block, used);
-        if (error) {
-            p->idle_bytes += e.used;
-            if (push(&p->idle[c], e)) p->idle_bytes -= e.used;
-            return error;
+    if (!error && used > e.used && populate(a, e.block, used)) {
+        arena_trim(a); /* our own free memory may be what is missing */
+        if (populate(a, e.block, used)) {
+            punch_hole(a, e.block, used);
+            e.used = 0;
+            error = -ENOMEM;
         }
-        e.used = used;
     }
-    int error = push(&p->live[c], e);
-    if (error) return error;
+    if (error) {
+        if (make_room(&p->idle[c])) return error; /* not even that: the address is lost */
+        p->idle[c].items[p->idle[c].count++] = e;
+        p->idle_bytes += e.used;
+        return error;
+    }
+    if (used > e.used) e.used = used;
+    p->live[c].items[p->live[c].count++] = e;
     p->live_bytes += e.used;
     arena_block *b = block_at(a, e.block);
+    atomic_store_explicit(&b->writable, 1, memory_order_relaxed);
     atomic_store_explicit(&b->holds[a->me], 1, memory_order_relaxed);
     /* SYNC: block. Whoever learns of this generation does so through a ring's publish, after this store. */
     atomic_store_explicit(&b->generation, ++p->generation, memory_order_release);
@@ -353,6 +356,14 @@ void arena_drop(arena *a, uint64_t block) {
     atomic_fetch_sub_explicit(&block_at(a, block)->holds[a->me], 1, memory_order_release);
 }
 
+void arena_freeze(arena *a, uint64_t block) {
+    atomic_store_explicit(&block_at(a, block)->writable, 0, memory_order_relaxed); /* travels with a publish */
+}
+
+int arena_frozen(const arena *a, uint64_t block) {
+    return !atomic_load_explicit(&block_at(a, block)->writable, memory_order_relaxed);
+}
+
 int arena_find(const arena *a, const void *p, uint64_t bytes, uint64_t *block, uint64_t *generation) {
     const char *at = p;
     uint32_t c = 0;
@@ -369,6 +380,14 @@ int arena_find(const arena *a, const void *p, uint64_t bytes, uint64_t *block, u
 
 /* ---- keeping house ---- */
 
+static void forget(arena *a, const list *l, uint32_t peer) {
+    for (size_t k = 0; k < l->count; k++) {
+        if (!l->items[k].used) continue; /* a hole: to look would fill it */
+        _Atomic uint32_t *holds = &block_at(a, l->items[k].block)->holds[peer];
+        if (atomic_load(holds)) atomic_store(holds, 0);
+    }
+}
+
 int arena_collect(arena *a) {
     if (!a->pool) return 0;
     int gone = 0;
@@ -376,9 +395,10 @@ int arena_collect(arena *a) {
         uint32_t pid = atomic_load(&header(a)->peers[i].pid);
         if (i == a->me || pid == 0 || pid == CLAIMING) continue;
         if (process_alive(pid, atomic_load(&header(a)->peers[i].born))) continue;
-        for (uint32_t c = 0; c < CLASSES; c++)
-            for (size_t k = 0; k < a->pool->live[c].count; k++)
-                atomic_store(&block_at(a, a->pool->live[c].items[k].block)->holds[i], 0);
+        for (uint32_t c = 0; c < CLASSES; c++) {
+            forget(a, &a->pool->live[c], i);
+            forget(a, &a->pool->idle[c], i); /* it may have died in the middle of an arena_hold that was refused */
+        }
         atomic_store(&header(a)->peers[i].pid, 0);
         gone++;
     }

@@ -13,6 +13,9 @@
  *   - no counter is shared, so there is no lost update to fear when a process dies in the middle of one.
  * A message in flight is held by its sender until the receiver has taken its own hold.
  *
+ * One party at a time may write to a block: who allocated it, then perhaps the only reader of the message that it was
+ * made for. It says so in `writable` until it gives that right up (arena_freeze), for good.
+ *
  * Rejected: one bit a process instead of a counter (a second message with the same block races with the drop of the
  * first); one reference count a block (a dead process's share of it is unknown).
  *
@@ -33,13 +36,16 @@
 
 typedef struct {
     _Atomic uint64_t generation; /* a new number whenever the block is handed out; 0 while it is free */
-    uint64_t spare[7];
+    _Atomic uint64_t writable;   /* 1 while somebody may write to it: it must not travel by reference */
+    uint64_t spare[6];
     _Atomic uint32_t holds[ARENA_PEERS]; /* [i]: how many holds peer i has */
 } arena_block;
 
 typedef struct {
     uint64_t magic, key, size;
     uint32_t pid, fd;
+    _Atomic uint32_t peers_end; /* no peer ever had this index or a higher one: bounds every scan of holds */
+    uint32_t spare;
     struct {
         _Atomic uint32_t pid; /* 0: free place; all ones: being claimed */
         uint32_t spare;
@@ -69,11 +75,12 @@ typedef struct {
 int arena_create(arena *a, uint64_t size);
 /* -ESTALE: the process is gone or has another arena there now; -EUSERS: too many processes map it already. */
 int arena_open(arena *a, uint32_t pid, int fd, uint64_t key);
-/* Another peer on the same mapping: for test harnesses that play several processes with threads. */
+/* Another peer on the same mapping, and its end: for test harnesses that play several processes with threads. */
 int arena_attach(arena *a, const arena *from);
+void arena_detach(arena *a);
 void arena_close(arena *a);
 
-/* A block with room for `bytes`, with one hold of the owner's, its memory already there up to `bytes`.
+/* A writable block with room for `bytes`, with one hold of the owner's, its memory already there up to `bytes`.
  * -ENOMEM: no room, or the machine has no memory left. */
 int arena_alloc(arena *a, uint64_t bytes, uint64_t *block, uint64_t *generation);
 /* Take a hold on a block that somebody else holds for us meanwhile. -ESTALE: it was recycled; -EINVAL: not a block. */
@@ -82,6 +89,9 @@ void arena_drop(arena *a, uint64_t block);
 /* The live block that has the `bytes` at `p` in its payload; -EINVAL if there is none. */
 int arena_find(const arena *a, const void *p, uint64_t bytes, uint64_t *block, uint64_t *generation);
 uint64_t arena_capacity(const arena *a, uint64_t block);
+/* Nobody will write to the block any more: it may travel by reference. Whoever has the right to write gives it up. */
+void arena_freeze(arena *a, uint64_t block);
+int arena_frozen(const arena *a, uint64_t block);
 
 /* Owner: forget what processes that are gone have held. Returns how many of them there were. */
 int arena_collect(arena *a);
@@ -92,9 +102,5 @@ void arena_trim(arena *a);
 void arena_count(arena *a, arena_counts *out);
 
 static inline char *arena_payload(const arena *a, uint64_t block) { return a->base + block + ARENA_BLOCK_HEADER; }
-
-/* 1 if the process with this pid and start time (0: any) is there. */
-int process_alive(uint32_t pid, uint64_t born);
-uint64_t process_born(uint32_t pid);
 
 #endif

@@ -34,10 +34,27 @@ Block *ring_block(PyObject *address, PyObject *name);
 
 int ends_init(PyObject *module, PyObject *errors);
 PyObject *ends_setup(PyObject *module, PyObject *args);
-/* Drop the blocks that closed writers still held for readers which have taken them by now. */
-void sweep_closed_writers(void);
+/* Let go of the blocks that writers still hold for readers which have taken them by now. */
+void sweep_writers(void);
 /* The read end of this process's wake pipe, made at first need; -1 with an exception set. */
 int wake_pipe(void);
 extern int wake_write_fd;
+extern uint64_t wake_inode;
+
+/* ---- what writer.c and reader.c share (ends.c) ---- */
+
+extern PyObject *ChannelClosed, *ChannelBroken, *ChannelTimeout, *MessageTooLargeError;
+extern PyObject *encode, *decode; /* encode(value) -> (kind, head, buffers); decode(kind, head, buffers) -> value */
+
+/* The arguments of a call into `into`, NULL where there is none: the first `required` of the `names` must be there.
+ * 0, or -1 with a TypeError set. */
+int parse_call(const char *function, const char *const *names, Py_ssize_t required, Py_ssize_t most, PyObject *const *args,
+               Py_ssize_t nargs, PyObject *kwnames, PyObject **into);
+/* Seconds, None or NULL to a time for ring_wait_*. 0, or -1 with a ValueError or TypeError set. */
+int parse_deadline(PyObject *timeout, int64_t *deadline);
+/* The exception for a wait that ended with this status. `end`: what RING_END means for this end. */
+void set_status(ring_status status, PyObject *name, const ring *r, const char *end, PyObject *timeout);
+/* 1 if the end may be used; 0 with an exception set. `busy`: a call is under way. */
+int usable(PyObject *name, int closed, int busy, uint32_t epoch);
 
 #endif

@@ -5,7 +5,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "process.h"
+
 uint32_t process_epoch = 0;
+void (*memory_shortage)(void) = NULL;
 
 static mapped *own = NULL;   /* guarded by the GIL, as everything here */
 static mapped *table = NULL; /* every mapped arena, the own one too; each entry is one reference */
@@ -32,8 +35,8 @@ mapped *own_arena(void) {
     mapped *m = PyMem_Calloc(1, sizeof *m);
     if (!m) return (mapped *)PyErr_NoMemory();
     int error = -ENOMEM;
-    /* Under a limit of the address space (ulimit -v) take what can be had. */
-    for (uint64_t size = arena_bytes(); error == -ENOMEM && size >= 64ull << 20; size /= 2)
+    /* Under a limit of the address space or of files (ulimit -v, -f) take what can be had. */
+    for (uint64_t size = arena_bytes(); (error == -ENOMEM || error == -EFBIG) && size >= 64ull << 20; size /= 2)
         error = arena_create(&m->a, size);
     if (error) {
         PyMem_Free(m);
@@ -61,7 +64,7 @@ int collect_arenas(void) {
     int gone = 0;
     for (mapped **at = &table; *at;) {
         mapped *m = *at;
-        if (m != own && !process_alive(m->a.pid, 0)) {
+        if (m != own && !process_alive(m->a.pid, m->born)) {
             *at = m->next;
             mapped_release(m);
             gone++;
@@ -87,6 +90,7 @@ mapped *find_arena(uint32_t pid, int fd, uint64_t key, int *error) {
         PyMem_Free(m);
         return NULL;
     }
+    m->born = process_born(pid);
     m->references = 1;
     m->next = table;
     return table = m;
@@ -115,6 +119,10 @@ Block *block_new(uint64_t length) {
     uint64_t block, generation;
     if (!m) return NULL;
     int error = arena_alloc(&m->a, length, &block, &generation);
+    if (error && memory_shortage) {
+        memory_shortage();
+        error = arena_alloc(&m->a, length, &block, &generation);
+    }
     if (error) {
         PyErr_Format(ArenaFullError, "no memory for a block of %llu bytes in shared memory: %s",
                      (unsigned long long)length, strerror(-error));
@@ -136,10 +144,17 @@ Block *block_hold(mapped *m, uint64_t block, uint64_t generation, uint64_t start
     return b;
 }
 
-Block *block_around(const void *p, uint64_t bytes) {
+void block_freeze(Block *b) {
+    if (!b->writable) return;
+    b->writable = 0;
+    if (b->epoch == process_epoch) arena_freeze(&b->m->a, b->block);
+}
+
+Block *block_around(const void *p, uint64_t bytes, int frozen) {
     for (mapped *m = table; m; m = m->next) {
         uint64_t block, generation;
         if (arena_find(&m->a, p, bytes, &block, &generation)) continue;
+        if (frozen && !arena_frozen(&m->a, block)) return NULL;
         int error;
         uint64_t start = (uint64_t)((const char *)p - arena_payload(&m->a, block));
         return block_hold(m, block, generation, start, bytes, 0, &error);
@@ -159,6 +174,11 @@ static int Block_getbuffer(Block *b, Py_buffer *view, int flags) {
     return PyBuffer_FillInfo(view, (PyObject *)b, block_bytes(b), (Py_ssize_t)b->length, !b->writable, flags);
 }
 
+static PyObject *Block_freeze(Block *b, PyObject *Py_UNUSED(ignored)) {
+    block_freeze(b);
+    Py_RETURN_NONE;
+}
+
 static Py_ssize_t Block_length(Block *b) { return (Py_ssize_t)b->length; }
 
 static PyObject *Block_repr(Block *b) {
@@ -166,6 +186,11 @@ static PyObject *Block_repr(Block *b) {
                                 (unsigned)b->m->a.pid);
 }
 
+static PyMethodDef Block_methods[] = {
+    {"freeze", (PyCFunction)Block_freeze, METH_NOARGS,
+     "Give up the right to write to it: new views are read-only, and it may travel by reference."},
+    {0},
+};
 static PyBufferProcs Block_buffer = {(getbufferproc)Block_getbuffer, NULL};
 static PySequenceMethods Block_sequence = {.sq_length = (lenfunc)Block_length};
 
@@ -176,6 +201,7 @@ PyTypeObject Block_Type = {
     .tp_repr = (reprfunc)Block_repr,
     .tp_as_buffer = &Block_buffer,
     .tp_as_sequence = &Block_sequence,
+    .tp_methods = Block_methods,
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .tp_doc = "Bytes in shared memory, and a hold on them: they stay while this or a view of it lives.",
 };

@@ -10,6 +10,7 @@
 /* An arena mapped into this process. Lives while the table or anybody with a hold refers to it. */
 typedef struct mapped {
     arena a;
+    uint64_t born; /* start time of its owner */
     uint64_t references;
     struct mapped *next;
 } mapped;
@@ -19,7 +20,7 @@ typedef struct {
     PyObject_HEAD
     mapped *m;
     uint64_t block, generation, start, length; /* start: within the payload */
-    int writable;
+    int writable; /* this process has the right to write to the block */
     uint32_t epoch;
 } Block;
 
@@ -40,11 +41,16 @@ int collect_arenas(void);
 
 /* A new block with room for `length` bytes, writable. NULL with ArenaFullError set. */
 Block *block_new(uint64_t length);
+/* Called when there is no memory for a block, before a second try: let go of what can be spared. */
+extern void (*memory_shortage)(void);
+/* Nobody will write to it any more, so that it may travel by reference. */
+void block_freeze(Block *b);
 /* A new hold on a range of a block. NULL: *error has the negative errno. */
 Block *block_hold(mapped *m, uint64_t block, uint64_t generation, uint64_t start, uint64_t length, int writable,
                   int *error);
-/* A new hold on the block that has these bytes, NULL if they are in none that we hold. Sets no exception. */
-Block *block_around(const void *p, uint64_t bytes);
+/* A new hold on the block that has these bytes, NULL if they are in none that we hold (`frozen`: and that nobody may
+ * write to). Sets no exception. */
+Block *block_around(const void *p, uint64_t bytes, int frozen);
 static inline char *block_bytes(const Block *b) { return arena_payload(&b->m->a, b->block) + b->start; }
 
 int memory_init(PyObject *module, PyObject *arena_full_error);

@@ -7,7 +7,8 @@
  *                                                                   anything else: _ring.setup(encode, decode)
  *     block = _ring.allocate(nbytes)                                shared memory to fill and to send without a copy
  *
- * Files: arena.c and ring.c know no Python; memory.c has the arenas of this process and Block; ends.c the two ends.
+ * Files: process.c, arena.c and ring.c know no Python; memory.c has the arenas of this process and Block; writer.c and
+ * reader.c have the two ends, ends.c what they share.
  *
  * The GIL guards the state of this module and of the arenas: they are touched with it only. It is released around every
  * wait and every long copy. While a wait is on, another thread may break the ring, whose memory the waiting end holds.
@@ -33,7 +34,7 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
                                           "to 2**27; readers: 1 to 2**16");
         return NULL;
     }
-    sweep_closed_writers();
+    sweep_writers();
     Block *memory = block_new(ring_size(slots, slot_bytes, readers));
     if (!memory) return NULL;
     ring_init(block_bytes(memory), slots, slot_bytes, readers);
@@ -108,7 +109,7 @@ static PyObject *module_allocate(PyObject *Py_UNUSED(module), PyObject *arg) {
 static PyObject *module_is_shared(PyObject *Py_UNUSED(module), PyObject *value) {
     Py_buffer view;
     if (PyObject_GetBuffer(value, &view, PyBUF_SIMPLE)) return NULL;
-    Block *b = block_around(view.buf, (uint64_t)view.len);
+    Block *b = block_around(view.buf, (uint64_t)view.len, 0);
     PyBuffer_Release(&view);
     PyObject *found = PyBool_FromLong(b != NULL);
     Py_XDECREF(b);
@@ -128,12 +129,12 @@ static PyObject *module_wake(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ig
 }
 
 static PyObject *module_collect(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored)) {
-    sweep_closed_writers();
+    sweep_writers();
     return PyLong_FromLong(collect_arenas());
 }
 
 static PyObject *module_trim(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored)) {
-    sweep_closed_writers();
+    sweep_writers();
     collect_arenas();
     mapped *own = own_arena_if_any();
     if (own) arena_trim(&own->a);
@@ -142,7 +143,7 @@ static PyObject *module_trim(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ig
 
 static PyObject *module_counts(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored)) {
     arena_counts c = {0};
-    sweep_closed_writers();
+    sweep_writers();
     mapped *own = own_arena_if_any();
     if (own) arena_count(&own->a, &c);
     return Py_BuildValue("(KKKKK)", (unsigned long long)c.live_bytes, (unsigned long long)c.free_bytes,

@@ -9,12 +9,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #define MAGIC 0x676e69722d636764ull
-#define SEQUENCE 0x3fffffffu
 #define SLEEPS_FUTEX 1u
 #define SLEEPS_ARMED 2u
 
@@ -32,7 +32,7 @@
 #endif
 
 static uint32_t sequence_of(uint32_t word) { return word / RING_STEP; }
-static uint32_t ahead(uint32_t a, uint32_t b) { return (a - b) & SEQUENCE; }
+static uint32_t ahead(uint32_t a, uint32_t b) { return (a - b) & RING_SEQUENCE; }
 
 int64_t ring_now(void) {
     struct timespec t;
@@ -72,7 +72,7 @@ static ring_status wait_change(_Atomic uint32_t *word, uint32_t seen, _Atomic ui
     }
     if (!p->slept_ns) p->slept_ns = now;
     /* SYNC: sleeper's flag. We set it and then look at the word; the other side adds to the word and then looks at the
-     * flag (wake). Both are seq_cst read-modify-writes before a seq_cst load, so one of the two sees the other. */
+     * flag (change). Both are seq_cst read-modify-writes before a seq_cst load, so one of the two sees the other. */
     atomic_fetch_or(sleepers, flag);
     if (atomic_load(word) != seen) return RING_OK; /* the flag stays: one needless wake, no lost one */
     int64_t span = deadline - now < SLEEP_NS ? deadline - now : SLEEP_NS;
@@ -96,19 +96,27 @@ static void learn(ring_patience *p) {
 
 /* ---- waking ---- */
 
-static int open_pipe(uint32_t pid, int32_t fd) {
+/* -1 unless it is still that very pipe: the number may be somebody else's file by now. */
+static int open_pipe(uint32_t pid, int32_t wake_fd, uint64_t inode) {
     char path[48];
-    snprintf(path, sizeof path, "/proc/%u/fd/%d", pid, fd);
-    return open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    struct stat st;
+    snprintf(path, sizeof path, "/proc/%u/fd/%d", pid, wake_fd);
+    if (stat(path, &st) != 0 || !S_ISFIFO(st.st_mode) || st.st_ino != inode) return -1;
+    int fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    if (fd >= 0 && (fstat(fd, &st) != 0 || !S_ISFIFO(st.st_mode) || st.st_ino != inode)) {
+        close(fd);
+        return -1;
+    }
+    return fd;
 }
 
 /* A byte into the pipe of every reader that asked for it. The pipe may be full: then its reader wakes anyway. */
 static void wake_armed(ring *r, uint32_t readers, int *cache) {
     for (uint32_t i = 0; i < readers; i++) {
         ring_line *line = &r->line[i];
-        if (!atomic_exchange(&line->armed, 0)) continue;
+        if (!atomic_load(&line->armed) || !atomic_exchange(&line->armed, 0)) continue;
         int fd = cache ? cache[i] : -1;
-        if (fd < 0) fd = open_pipe(atomic_load(&line->wake_pid), atomic_load(&line->wake_fd));
+        if (fd < 0) fd = open_pipe(atomic_load(&line->wake_pid), atomic_load(&line->wake_fd), atomic_load(&line->wake_inode));
         if (fd < 0) continue; /* that process is gone */
         ssize_t ignored = write(fd, "", 1);
         (void)ignored;
@@ -117,19 +125,18 @@ static void wake_armed(ring *r, uint32_t readers, int *cache) {
     }
 }
 
-/* SYNC: sleeper's flag (the other half is in wait_change and ring_arm): called after the word was changed. */
-static void wake_readers(ring *r, uint32_t readers, int *cache) {
-    if (atomic_load(&r->readers_sleep) == 0) return;
-    uint32_t sleeping = atomic_exchange(&r->readers_sleep, 0);
-    if (sleeping & SLEEPS_FUTEX) futex(&r->head, FUTEX_WAKE, INT_MAX, NULL);
-    if (sleeping & SLEEPS_ARMED) wake_armed(r, readers, cache);
+/* Add `step` to the word. Returns the flags of those who sleep on it, or are about to, and must be woken.
+ * SYNC: sleeper's flag (the other half is in wait_change and ring_arm). The look after the change finds whoever decided
+ * to sleep on the old value. Clearing comes before the change, together with the waking that follows it in any case;
+ * cleared after the change, the flag could be that of somebody who goes to sleep on the new value: lost. */
+static uint32_t change(_Atomic uint32_t *word, uint32_t step, _Atomic uint32_t *sleepers) {
+    uint32_t flags = atomic_load_explicit(sleepers, memory_order_relaxed);
+    if (flags) flags = atomic_exchange(sleepers, 0);
+    atomic_fetch_add(word, step);
+    return flags | atomic_load(sleepers);
 }
 
-static void wake_writer(ring_line *line) {
-    if (atomic_load(&line->writer_sleeps) == 0) return;
-    atomic_store(&line->writer_sleeps, 0);
-    futex(&line->tail, FUTEX_WAKE, INT_MAX, NULL);
-}
+static void wake_all(_Atomic uint32_t *word) { futex(word, FUTEX_WAKE, INT_MAX, NULL); }
 
 /* ---- life of a ring ---- */
 
@@ -154,9 +161,16 @@ void ring_init(void *memory, uint32_t slots, size_t slot_bytes, uint32_t readers
     r->magic = MAGIC;
 }
 
-static int check(const ring *r, size_t capacity) {
+typedef struct {
+    uint32_t slots, readers, slot_bytes;
+} shape;
+
+/* The shape of the ring, read once: what is checked is what is used. */
+static int check(const ring *r, size_t capacity, shape *s) {
     if (capacity < sizeof(ring) || r->magic != MAGIC) return -EINVAL;
-    uint32_t slots = r->slots, readers = r->readers, slot_bytes = r->slot_bytes;
+    const volatile ring *header = r;
+    uint32_t slots = header->slots, readers = header->readers, slot_bytes = header->slot_bytes;
+    *s = (shape){slots, readers, slot_bytes};
     if (slots == 0 || slots > 1u << 20 || (slots & (slots - 1)) || readers == 0 || readers > 1u << 16) return -EINVAL;
     if (slot_bytes < 64 || slot_bytes > 1u << 27 || slot_bytes % 64) return -EINVAL;
     return ring_size(slots, slot_bytes, readers) <= capacity ? 0 : -EINVAL;
@@ -164,24 +178,28 @@ static int check(const ring *r, size_t capacity) {
 
 int ring_open_writer(ring_writer *w, void *memory, size_t capacity, int64_t yield_max_ns) {
     ring *r = memory;
-    int error = check(r, capacity);
+    shape s;
+    int error = check(r, capacity, &s);
     if (error) return error;
-    if (atomic_exchange(&r->writer_opened, 1)) return -EBUSY;
-    *w = (ring_writer){r, 0, r->slots, r->readers, r->slot_bytes, {yield_max_ns, yield_max_ns, 0}, NULL};
-    w->wake_fds = malloc(w->readers * sizeof(int));
-    if (!w->wake_fds) return -ENOMEM;
+    int *wake_fds = malloc(s.readers * sizeof(int));
+    if (!wake_fds) return -ENOMEM;
+    if (atomic_exchange(&r->writer_opened, 1)) {
+        free(wake_fds);
+        return -EBUSY;
+    }
+    *w = (ring_writer){r, 0, s.slots, s.readers, s.slot_bytes, {yield_max_ns, yield_max_ns, 0}, wake_fds};
     for (uint32_t i = 0; i < w->readers; i++) w->wake_fds[i] = -1;
     return 0;
 }
 
 int ring_open_reader(ring_reader *d, void *memory, size_t capacity, uint32_t index, int64_t yield_max_ns) {
     ring *r = memory;
-    int error = check(r, capacity);
+    shape s;
+    int error = check(r, capacity, &s);
     if (error) return error;
-    if (index >= r->readers) return -EINVAL;
+    if (index >= s.readers) return -EINVAL;
     if (atomic_exchange(&r->line[index].opened, 1)) return -EBUSY;
-    *d = (ring_reader){r, &r->line[index], 0, r->slots, r->readers, index, r->slot_bytes,
-                       {yield_max_ns, yield_max_ns, 0}};
+    *d = (ring_reader){r, &r->line[index], 0, s.slots, s.readers, index, s.slot_bytes, {yield_max_ns, yield_max_ns, 0}};
     return 0;
 }
 
@@ -219,11 +237,12 @@ void ring_publish(ring_writer *w, uint64_t bytes) {
     ring *r = w->r;
     count(&r->messages, 1);
     count(&r->bytes, bytes);
-    w->sequence = (w->sequence + 1) & SEQUENCE;
+    w->sequence = (w->sequence + 1) & RING_SEQUENCE;
     /* SYNC: slot written. seq_cst includes release: the slot's content is visible to who acquires this head
      * (ring_wait_message). A writer that dies before this line has published nothing. */
-    atomic_fetch_add(&r->head, RING_STEP);
-    wake_readers(r, w->readers, w->wake_fds);
+    uint32_t sleeping = change(&r->head, RING_STEP, &r->readers_sleep);
+    if (sleeping & SLEEPS_FUTEX) wake_all(&r->head);
+    if (sleeping & SLEEPS_ARMED) wake_armed(r, w->readers, w->wake_fds);
 }
 
 uint32_t ring_consumed(const ring_writer *w) {
@@ -233,12 +252,14 @@ uint32_t ring_consumed(const ring_writer *w) {
         uint32_t used = tail & (RING_CLOSED | RING_BROKEN) ? 0 : ahead(w->sequence, sequence_of(tail));
         if (used > most) most = used;
     }
-    return (w->sequence - most) & SEQUENCE;
+    return (w->sequence - most) & RING_SEQUENCE;
 }
 
 void ring_close_writer(ring_writer *w) {
+    /* The end comes once: wake without a look at the flag, so nobody can be missed. */
     atomic_fetch_or(&w->r->head, RING_CLOSED);
-    wake_readers(w->r, w->readers, w->wake_fds);
+    wake_all(&w->r->head);
+    wake_armed(w->r, w->readers, w->wake_fds);
     for (uint32_t i = 0; i < w->readers; i++)
         if (w->wake_fds[i] >= 0) close(w->wake_fds[i]);
     free(w->wake_fds);
@@ -272,15 +293,15 @@ const void *ring_message(const ring_reader *d) {
 
 void ring_consume(ring_reader *d) {
     count(&d->line->taken, 1);
-    d->sequence = (d->sequence + 1) & SEQUENCE;
+    d->sequence = (d->sequence + 1) & RING_SEQUENCE;
     /* SYNC: slot read (the other half is in ring_wait_free). */
-    atomic_fetch_add(&d->line->tail, RING_STEP);
-    wake_writer(d->line);
+    if (change(&d->line->tail, RING_STEP, &d->line->writer_sleeps)) wake_all(&d->line->tail);
 }
 
-int ring_arm(ring_reader *d, uint32_t pid, int fd) {
+int ring_arm(ring_reader *d, uint32_t pid, int fd, uint64_t inode) {
     atomic_store(&d->line->wake_pid, pid);
     atomic_store(&d->line->wake_fd, fd);
+    atomic_store(&d->line->wake_inode, inode);
     atomic_store(&d->line->armed, 1);
     /* SYNC: sleeper's flag, as in wait_change. */
     atomic_fetch_or(&d->r->readers_sleep, SLEEPS_ARMED);
@@ -295,7 +316,7 @@ int ring_arm(ring_reader *d, uint32_t pid, int fd) {
 void ring_close_reader(ring_reader *d) {
     atomic_store(&d->line->armed, 0);
     atomic_fetch_or(&d->line->tail, RING_CLOSED);
-    wake_writer(d->line);
+    wake_all(&d->line->tail);
 }
 
 void ring_break(ring *r, uint32_t readers, const char *reason) {
@@ -303,12 +324,22 @@ void ring_break(ring *r, uint32_t readers, const char *reason) {
     if (atomic_compare_exchange_strong(&r->breaking, &first, 1)) {
         strncpy(r->reason, reason, RING_REASON - 1);
         r->reason[RING_REASON - 1] = 0;
+        /* SYNC: reason (the other half is in ring_reason). */
+        atomic_store_explicit(&r->breaking, 2, memory_order_release);
     }
-    /* SYNC: reason. Whoever sees BROKEN (acquire) sees the text. */
     atomic_fetch_or(&r->head, RING_BROKEN);
-    wake_readers(r, readers, NULL);
+    wake_all(&r->head);
+    wake_armed(r, readers, NULL);
     for (uint32_t i = 0; i < readers; i++) {
         atomic_fetch_or(&r->line[i].tail, RING_BROKEN);
-        wake_writer(&r->line[i]);
+        wake_all(&r->line[i].tail);
     }
+}
+
+void ring_reason(const ring *r, char reason[RING_REASON]) {
+    reason[0] = 0;
+    /* SYNC: reason (the other half is in ring_break). Two may break it at once; who did not win has no say. */
+    if (atomic_load_explicit(&r->breaking, memory_order_acquire) != 2) return;
+    memcpy(reason, r->reason, RING_REASON);
+    reason[RING_REASON - 1] = 0;
 }

@@ -7,6 +7,10 @@
  * wait covers data, close and break. Adding is an atomic read-modify-write, hence also the full barrier that the
  * look at the sleepers' flag needs, and it cannot lose a flag bit that somebody else sets meanwhile.
  *
+ * The sleepers' flag of a counter is cleared before the counter is changed, never after: whoever sets it once the
+ * counter has changed sleeps on the new value, and the next change must find its flag. tests/csrc/ring.pml checks this
+ * protocol, and that each of its steps is needed.
+ *
  *   CLOSED in head     the writer ends the stream; readers take what was published, then see the end
  *   CLOSED in a tail   this reader takes no more and is not waited for
  *   BROKEN             in all of them at once: everybody stops now; `reason` says why
@@ -29,22 +33,24 @@
 #define RING_CLOSED 1u
 #define RING_BROKEN 2u
 #define RING_STEP 4u
+#define RING_SEQUENCE 0x3fffffffu /* sequence numbers wrap around here */
 #define RING_REASON 240
 
 typedef struct {
     _Alignas(64) _Atomic uint32_t tail;
     _Atomic uint32_t writer_sleeps; /* the writer sleeps on this tail */
     _Atomic uint32_t armed;         /* the reader wants a byte in its wake pipe */
-    _Atomic uint32_t wake_pid;      /* the pipe: descriptor wake_fd of process wake_pid */
+    _Atomic uint32_t wake_pid;      /* the pipe: descriptor wake_fd of process wake_pid, which is inode wake_inode */
     _Atomic int32_t wake_fd;
     _Atomic uint32_t opened;
+    _Atomic uint64_t wake_inode;
     _Atomic uint64_t taken, waits;
 } ring_line;
 
 typedef struct {
     uint64_t magic;
     uint32_t slots, slot_bytes, readers, spare;
-    _Atomic uint32_t breaking; /* the first to break it writes the reason */
+    _Atomic uint32_t breaking; /* the first to break it writes the reason: 1 meanwhile, 2 then */
     char reason[RING_REASON];
     _Alignas(64) _Atomic uint32_t head;
     _Alignas(64) _Atomic uint32_t readers_sleep; /* SLEEPS_FUTEX | SLEEPS_ARMED; a line of its own: both sides write it */
@@ -96,12 +102,15 @@ uint32_t ring_consumed(const ring_writer *w);
 
 const void *ring_message(const ring_reader *r);
 void ring_consume(ring_reader *r);
-/* Ask for a byte in the pipe (pid, fd) at the next message, close or break. 0, or -EALREADY: there is one now. */
-int ring_arm(ring_reader *r, uint32_t pid, int fd);
+/* Ask for a byte in the pipe (pid, fd), inode `inode`, at the next message, close or break; it may also come for
+ * nothing. 0, or -EALREADY: there is one now. */
+int ring_arm(ring_reader *r, uint32_t pid, int fd, uint64_t inode);
 
 void ring_close_writer(ring_writer *w);
 void ring_close_reader(ring_reader *r);
 void ring_break(ring *r, uint32_t readers, const char *reason);
+/* Why the ring is broken; empty if nobody said. */
+void ring_reason(const ring *r, char reason[RING_REASON]);
 
 int64_t ring_now(void);
 

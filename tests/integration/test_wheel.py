@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import venv
@@ -22,7 +23,7 @@ def run(*command: str | Path, cwd: Path | None = None, check: bool = True) -> su
 @pytest.mark.timeout(400)
 def test_the_wheel_runs_hello_in_an_empty_environment(tmp_path: Path) -> None:
     source = tmp_path / "source"  # built from a copy: a build leaves files in its tree
-    run("git", "clone", "--quiet", "--depth=1", f"file://{ROOT}", source)
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "*.so", "__pycache__", "*.egg-info"))
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source)
     (wheel,) = tmp_path.glob("*.whl")
     venv.create(tmp_path / "empty", with_pip=True)
