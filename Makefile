@@ -28,7 +28,7 @@ sanitize: $(VENV)/.built
 
 # After a change of control.proto.
 proto: $(VENV)/.built
-	$(PY) -m grpc_tools.protoc -I. --python_out=. runtime/embedded/control.proto
+	$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. runtime/embedded/control.proto
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

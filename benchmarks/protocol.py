@@ -4,8 +4,8 @@
     <  {"p50_us": 18.2, "p99_us": 30.1, "samples": 16000}
     <  {"error": "RayChannelTimeoutError: ..."}
 
-So rounds of several contestants interleave in one run, each in a fresh interpreter that only waits in between. The first
-line is the contestant's own: {"ready": {facts}} or {"refused": reason}. It ends when its standard input ends.
+So rounds of several contestants interleave in one run; each has an interpreter of its own, which only waits in between.
+The first line is the contestant's own: {"ready": {facts}} or {"refused": reason}. It ends when its standard input ends.
 """
 
 from __future__ import annotations

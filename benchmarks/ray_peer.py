@@ -1,4 +1,4 @@
-"""The contestant "ray": Ray's compiled graphs (and for `call` its ordinary actor call), driven as its documentation says.
+"""The contestant "ray": Ray's compiled graphs, and for `call` its actor call, driven as its documentation says.
 
 Run by a Python that has ray, which need not have dagc; so nothing of dagc is imported here.
 
@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +27,7 @@ import ray
 from ray.dag import InputNode, MultiOutputNode
 
 from benchmarks.protocol import Answer, serve
-from benchmarks.timing import cpu_seconds, latency, latency_async, latency_of_prepared, throughput
+from benchmarks.timing import idle_percent, latency, latency_async, latency_of_prepared, throughput
 
 ACTORS = 8
 SHARED_MEMORY = Path("/dev/shm")
@@ -74,24 +73,26 @@ class Ray:
 
     def aio(self, seconds: float) -> Answer:
         async def measure() -> Answer:
+            graph = self._chain(1, enable_asyncio=True)  # inside the event loop, or it hangs
+
             async def step() -> object:
                 return await (await graph.execute_async(1))
 
-            return await latency_async(step, seconds)
+            try:
+                return await latency_async(step, seconds)
+            finally:
+                graph.teardown(kill_actors=True)
 
-        with self._compiled(1, enable_asyncio=True) as graph:
-            answer = asyncio.run(measure())
-        self._renew()
-        return answer
+        try:
+            return asyncio.run(measure())
+        finally:
+            self._renew()
 
     def idle(self, seconds: float) -> Answer:
         with self._compiled(1) as graph:
             for _ in range(100):
                 ray.get(graph.execute(1))
-            time.sleep(0.5)
-            before = cpu_seconds(self._pids[0])
-            time.sleep(seconds)
-            return {"percent": (cpu_seconds(self._pids[0]) - before) / seconds * 100, "samples": 1}
+            return idle_percent(self._pids[0], seconds)
 
     def compile_(self, actors: int, seconds: float) -> Answer:
         made: list[Any] = []
@@ -100,7 +101,7 @@ class Ray:
             if made:
                 made.pop().teardown()
 
-        answer = latency_of_prepared(tear_down_last, lambda _: made.append(self._chain(actors)), seconds)
+        answer = latency_of_prepared(tear_down_last, lambda _: made.append(self._chain(actors)), seconds, 1)
         tear_down_last()
         return answer
 
@@ -140,8 +141,16 @@ def remove_semaphores(before: set[str]) -> None:
     """Those of processes that are gone, made since `before`."""
     for name in set(os.listdir(SHARED_MEMORY)) - before:
         match = SEMAPHORE.match(name)
-        if match and not Path("/proc", match[1]).exists():
+        if match and _has_ended(match[1]):
             (SHARED_MEMORY / name).unlink(missing_ok=True)
+
+
+def _has_ended(pid: str) -> bool:
+    """Also true of a process that its parent, which may be this one, has not waited for yet."""
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from channels import ChannelBroken, ChannelClosed, ChannelStatistics, Failure, empty
-from dagc.errors import ActorDiedError, GraphClosedError
+from dagc.errors import ActorDiedError, GraphClosedError, GraphError
 from dagc.graph import Graph
 from dagc.inflight import Window
 from dagc.inputs import check_inputs, take
@@ -390,7 +390,9 @@ def _get_all(refs: Any) -> Any:
 
 
 def _with_bar(inputs: Iterable[Any], name: str) -> Iterable[Any]:
-    from rich.console import Console
-    from rich.progress import track
-
+    try:
+        from rich.console import Console
+        from rich.progress import track
+    except ImportError:
+        raise GraphError("map(progress=True) draws with the package rich, which is not here: pip install rich") from None
     return track(inputs, description=name, console=Console(stderr=True))

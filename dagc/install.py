@@ -18,10 +18,13 @@ from dagc.options import CompileOptions
 from dagc.passes.lower import Lowered
 from dagc.plan import Channel as PlannedChannel
 from dagc.plan import Plan
+from runtime import preload
 from runtime.calls import ActorHandle
 from runtime.engine import Engine, Loop
 
 __all__ = ["Installation", "install"]
+
+preload.add(run_program.__module__)
 
 
 @dataclass(frozen=True)

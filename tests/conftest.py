@@ -21,6 +21,9 @@ import pytest
 from runtime import current
 from runtime.embedded.folder import PREFIX, base_folder
 
+#: Nothing of ours has a name in /dev/shm; these are what Python's and torch's own shared memory would be called. Others
+#: may belong to another program of the machine.
+_SHM_PREFIXES = ("dagc", "psm_", "sem.mp-", "torch_", "pymp-")
 #: How long what is ending may take to end; nothing waits for this where nothing leaks.
 _GRACE_S = 5.0
 
@@ -41,7 +44,7 @@ class _Belongings:
             frozenset(child.pid for child in psutil.Process().children(recursive=True)),
             frozenset(threading.enumerate()),
             frozenset(_descriptors()),
-            frozenset(os.listdir("/dev/shm")),
+            frozenset(name for name in os.listdir("/dev/shm") if name.startswith(_SHM_PREFIXES)),
             frozenset(name for name in os.listdir(base_folder()) if name.startswith((PREFIX, f".{PREFIX}"))),
         )
 

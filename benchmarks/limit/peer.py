@@ -12,12 +12,13 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 
 from benchmarks.limit.build import CannotBuildError, Ring, build
 from benchmarks.protocol import Answer, refuse, serve
-from benchmarks.timing import latency, throughput
+from benchmarks.timing import latency, latency_of_prepared, throughput
 
 PR_SET_PDEATHSIG = 1
 #: Ends an actor's loop, and is passed on.
@@ -75,6 +76,17 @@ class Limit:
 
             return latency(step, seconds)
 
+    def arena(self, nbytes: int, seconds: float) -> Answer:
+        shared = np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
+        with self._chain(1) as (first, last):
+            write, read = first.write, last.read
+
+            def step(_: object) -> None:
+                write(1)
+                read(0)
+
+            return latency_of_prepared(lambda: shared.fill(1), step, seconds)
+
     def memcpy(self, nbytes: int, seconds: float) -> Answer:
         source, target = np.ones(nbytes, np.uint8), np.zeros(nbytes, np.uint8)
         return latency(lambda: np.copyto(target, source), seconds)
@@ -82,7 +94,7 @@ class Limit:
     @contextmanager
     def _chain(self, actors: int) -> Iterator[tuple[Ring, Ring]]:
         rings = [self._ring(1) for _ in range(actors + 1)]
-        loops = [_actor(source, 0, sink) for source, sink in zip(rings, rings[1:], strict=False)]
+        loops = [_actor(source, 0, sink) for source, sink in pairwise(rings)]
         with _forked(loops, rings[0], [rings[-1]]):
             yield rings[0], rings[-1]
 
@@ -124,7 +136,7 @@ def main() -> None:
     except CannotBuildError as reason:
         refuse(str(reason))
         return
-    serve({name: getattr(limit, name) for name in ("chain", "rate", "fanout", "array", "memcpy")})
+    serve({name: getattr(limit, name) for name in ("chain", "rate", "fanout", "array", "arena", "memcpy")})
 
 
 if __name__ == "__main__":

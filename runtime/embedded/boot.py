@@ -32,7 +32,7 @@ def main() -> None:
 
     from runtime.embedded import worker  # found through the driver's sys.path, which only now is known
 
-    worker.main(folder, actor, launch["marker"])
+    worker.main(folder, actor, launch["marker"], launch["preload"])
 
 
 main()

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime import preload
 from runtime.embedded import marker
 
 if TYPE_CHECKING:
@@ -118,7 +119,12 @@ class Spawner:
         assert process.stdin is not None
         try:
             with process.stdin as pipe:
-                pipe.write(json.dumps({"sys_path": [os.path.abspath(p) for p in sys.path], "marker": page}).encode())
+                launch = {
+                    "sys_path": [os.path.abspath(p) for p in sys.path],
+                    "marker": page,
+                    "preload": preload.modules(),
+                }
+                pipe.write(json.dumps(launch).encode())
         except BrokenPipeError:  # it is dead already; the reaper tells why
             pass
         self._watch(child)

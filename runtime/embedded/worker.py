@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import queue
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from runtime import current
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 
-def main(path: str, actor: str, marker: int) -> None:
-    """Run the actor until this process is killed; its main thread runs the methods."""
+def main(path: str, actor: str, marker: int, preload: Sequence[str]) -> None:
+    """Run the actor until this process is killed; its main thread runs the methods. See runtime/preload.py."""
     folder, control = SessionFolder(path), ControlThread()
     to_construct: queue.SimpleQueue[pb.Construct] = queue.SimpleQueue()
 
@@ -39,6 +40,8 @@ def main(path: str, actor: str, marker: int) -> None:
         return HeadLink(folder, hello, on_construct=to_construct.put, on_lost=lambda: os._exit(1))
 
     link = control.run(join())
+    for module in preload:
+        importlib.import_module(module)
     engine = EmbeddedEngine(folder, control, link)
     current.install(lambda: engine)
     construct = to_construct.get()

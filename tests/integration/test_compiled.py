@@ -451,3 +451,12 @@ class Gate:
 
 
 RemoteGate = dagc.remote(max_concurrency=2)(Gate)
+
+
+def test_map_draws_a_bar_on_standard_error(workers: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich", reason="the bar is drawn by rich")
+    with dagc.compile(chain(workers), name="barred") as graph:
+        assert list(graph.map(range(3), progress=True)) == [110, 111, 112]
+    drawn = capsys.readouterr()
+    assert "barred" in drawn.err
+    assert drawn.out == ""
