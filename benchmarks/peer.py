@@ -81,7 +81,7 @@ class Peer:
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             if not selector.select(seconds):
-                return {"error": f"no answer within {seconds:g} s", "fatal": True}
+                return {"error": f"no answer within {seconds:g} s; {self._last_words()}", "fatal": True}
         line = self._process.stdout.readline()
         if not line:
             return {"error": f"its process ended; {self._last_words()}", "fatal": True}
@@ -99,7 +99,7 @@ class Peer:
     def _last_words(self) -> str:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return f"it last said: {lines[-1]}" if lines else "it said nothing"
 
 
 def _descendants(pid: int) -> set[int]:

@@ -28,8 +28,8 @@ class Window:
         #: Of each output channel: the last execution that it delivered.
         self.delivered = [0] * channels
         self._wanted: list[deque[ResultRef]] = [deque() for _ in range(channels)]
-        # There was room up to this execution when somebody last looked: it can only have become more.
-        self._room = limit
+        #: There was room up to this execution when somebody last looked: it can only have become more.
+        self.room = limit
 
     @property
     def finished(self) -> int:
@@ -42,10 +42,10 @@ class Window:
 
     @property
     def full(self) -> bool:
-        if self.begun < self._room:
+        if self.begun < self.room:
             return False
-        self._room = self.finished + self.limit
-        return self.begun >= self._room
+        self.room = self.finished + self.limit
+        return self.begun >= self.room
 
     def laggards(self) -> list[int]:
         """The channels that the oldest execution under way waits for."""
@@ -57,6 +57,11 @@ class Window:
         self.begun += 1
         for wanted, ref in zip(self._wanted, refs):  # noqa: B905 - as many by construction, and this is the hot path
             wanted.append(ref)
+
+    def begin_one(self, ref: ResultRef) -> None:
+        """`begin`, of a window with one channel."""
+        self.begun += 1
+        self._wanted[0].append(ref)
 
     def cancel(self) -> None:
         """Take the last `begin` back: nothing of it was sent. (Of a broken channel it may have failed meanwhile.)"""

@@ -69,10 +69,11 @@ class Receiver:
         """
         if timeout == -1.0:
             timeout = self._timeout
+        window, channel = self._window, self._channel
         # The usual case first, without the bookkeeping of the general one: nobody leads, and the next one is ours.
-        if self._window.delivered[self._channel] + 1 == execution and self._lead.acquire(False):
+        if window.delivered[channel] + 1 == execution and self._lead.acquire(False):
             try:
-                there = self._window.delivered[self._channel] >= execution or self._take(execution, timeout)
+                there = window.delivered[channel] >= execution or self._take(execution, timeout)
             finally:
                 self._lead.release()
                 if self._following or self._sleeping:

@@ -9,6 +9,7 @@ import pytest
 
 from dagc.bind import InputNode
 from dagc.build import build_graph
+from dagc.emit import emit
 from dagc.options import CompileOptions
 from dagc.passes.lower import lower
 from dagc.planner import make_plan
@@ -35,12 +36,19 @@ def stages() -> dict[str, str]:
         y = gather.add.bind(parts, scale=0.5)
     graph = build_graph(y)
     plan = make_plan(graph, placed(graph), CompileOptions(name="tp"))
-    return {"graph": str(graph), "plan": str(plan), "program": str(lower(plan, graph).programs["Sum_0"])}
+    programs = lower(plan, graph).programs
+    return {
+        "graph": str(graph),
+        "plan": str(plan),
+        "program": str(programs["Sum_0"]),
+        "loop": emit(programs["Shard_0"]).source,
+    }
 
 
-@pytest.mark.parametrize("stage", ["graph", "plan", "program"])
+@pytest.mark.parametrize("stage", ["graph", "plan", "program", "loop"])
 def test_the_page_prints_what_the_stage_prints(stage: str) -> None:
-    assert f"```text\n{stages()[stage].rstrip()}\n```" in PAGE.read_text()
+    language = "python" if stage == "loop" else "text"
+    assert f"```{language}\n{stages()[stage].rstrip()}\n```" in PAGE.read_text()
 
 
 def test_every_file_that_the_page_names_exists() -> None:
