@@ -139,8 +139,8 @@ class _FastPickler(pickle.Pickler):
     """For values of builtin types and of importable classes: three times faster than cloudpickle's."""
 
     def reducer_override(self, obj: Any) -> Any:
-        kind = obj if isinstance(obj, type) else type(obj)
-        if kind.__module__ == "__main__" or kind is FunctionType:
+        named = obj if isinstance(obj, (type, FunctionType)) else type(obj)
+        if named.__module__ == "__main__":
             raise _ByValue
         return _reduce_buffers(obj)
 
@@ -156,6 +156,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 def _pickle(kind: int, value: Any) -> Encoded:
     try:
         try:
+            if cloudpickle.list_registry_pickle_by_value():  # the user wants more modules by value than __main__
+                raise _ByValue
             return _dump(_FastPickler, kind, value)
         except (_ByValue, pickle.PicklingError, AttributeError, TypeError):
             return _dump(_Pickler, kind, value)

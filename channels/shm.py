@@ -44,7 +44,7 @@ class ShmChannel(Channel):
 
     def break_(self, reason: str) -> None:
         if self._ring is not None:
-            self._ring.break_(reason)
+            self._ring.break_(reason.encode(errors="replace").decode() or "it was broken")
 
     def statistics(self) -> ChannelStatistics:
         if self._ring is None:

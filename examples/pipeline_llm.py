@@ -9,10 +9,9 @@ step in flight, so that all stages work at the same time. Then the same steps ru
 compiling it, and through the model unsplit in this process with as many threads. All three must produce the same
 tokens; if they do not, the exit code is 1.
 
-The speeds are of one run each, one after the other, so other programs on the machine disturb them, and the unsplit
-model with several threads most of all: its threads wait for each other after every operation. On one machine, where
-stages share what the unsplit model has to itself, "unsplit, one batch" is hard to beat; a pipeline is for models that
-do not fit on one device.
+The ways take turns for --rounds rounds, and the table has the median run of each, so that a busy moment of the machine
+disturbs them alike. On one machine, where stages share what the unsplit model has to itself, "unsplit, one batch" is
+hard to beat; a pipeline is for models that do not fit on one device.
 """
 
 import sys
@@ -46,6 +45,7 @@ from examples.llm.tokenizer import ChatTokenizer
 
 COST_ROUNDS = 5
 STEP_TIMEOUT_S = 60.0
+ONE_BATCH = "unsplit, one batch"
 
 RemoteStage = dagc.remote(Stage)
 
@@ -115,33 +115,39 @@ def main(argv: Sequence[str] | None = None) -> int:
             generation = generate(workload.deal(options.groups), submit, show)
             return Run(generation, dagc.get([stage.take_busy_s.remote() for stage in stages]))
 
-        with dagc.compile(dag, name=PROGRAM, max_inflight=options.groups) as graph:
+        with (
+            dagc.compile(dag, name=PROGRAM, max_inflight=options.groups) as graph,
+            ThreadPoolExecutor(max_workers=options.groups) as threads,
+        ):
             options.plan.parent.mkdir(parents=True, exist_ok=True)
             options.plan.write_text(graph.explain() + "\n")
+            torch.set_num_threads(options.stages * options.threads_per_stage)
+            whole.step_costs(rounds=1, batch_size=1)  # starts these threads before anything is timed
+            ways: dict[str, Callable[[Update | None], Run]] = {
+                "compiled": lambda show: run(compiled(graph), show),
+                "dynamic": lambda _: run(dynamic(dag, threads)),
+                "unsplit": lambda _: Run(generate(workload.deal(options.groups), unsplit(whole))),
+                # Another batch size takes other kernels, which may round a near tie the other way: for its speed only.
+                ONE_BATCH: lambda _: Run(generate(workload.deal(1), unsplit(whole))),
+            }
             with answers(options.prompts, tokenizer, console) as show:
-                compiled_run = run(compiled(graph), show)
-        with ThreadPoolExecutor(max_workers=options.groups) as threads:
-            dynamic_run = run(dynamic(dag, threads))
+                runs = {"compiled": [ways["compiled"](show)]}
+            for number in range(options.rounds):
+                for name, way in ways.items():
+                    if number or name != "compiled":
+                        runs.setdefault(name, []).append(way(None))
     finally:
         dagc.shutdown()
 
-    torch.set_num_threads(options.stages * options.threads_per_stage)
-    whole.step_costs(rounds=1, batch_size=1)  # starts these threads before anything is timed
-    runs = {
-        "compiled": compiled_run,
-        "dynamic": dynamic_run,
-        "unsplit": Run(generate(workload.deal(options.groups), unsplit(whole))),
-    }
-    # Another batch size takes other kernels, which may round a near tie the other way: for its speed only.
-    one_batch = {"unsplit, one batch": Run(generate(workload.deal(1), unsplit(whole)))}
-    title = f"prompts: {len(prompts)}, groups: {options.groups}, stages: {options.stages}"
-    console.print(speed_table(runs | one_batch, title))
+    title = f"prompts: {len(prompts)}, groups: {options.groups}, stages: {options.stages}; median of {options.rounds}"
+    console.print(speed_table(runs, title))
     console.print(f"plan: {options.plan}", soft_wrap=True, highlight=False)
 
+    del runs[ONE_BATCH]
     if difference := first_difference(runs, tokenizer):
         print(f"{PROGRAM}: error: {difference}", file=sys.stderr)
         return 1
-    print(f"{', '.join(runs)}: the same {sum(map(len, compiled_run.generation.outputs))} tokens")
+    print(f"{', '.join(runs)}: the same {sum(map(len, runs['compiled'][0].generation.outputs))} tokens")
     return 0
 
 

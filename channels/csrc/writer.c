@@ -273,6 +273,8 @@ static int put_encoded(Writer *self, message *m, PyObject *value, uint64_t *copi
     if (!(held = PyList_New(0))) goto done;
     m->kind = (uint32_t)kind;
     if (put_frame(self, m, &head, views, n, held, copied)) goto done;
+    /* Pickling ran code of the user's classes, and a long copy other threads: whoever saw the end must not find more. */
+    if (!usable(self->name, self->closed, 0, self->epoch)) goto done;
     if (PyList_GET_SIZE(held)) {
         outbox *box = self->box;
         PyObject **place = &box->held[box->w.sequence & (box->w.slots - 1)];

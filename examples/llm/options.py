@@ -25,6 +25,7 @@ class Options:
     max_new_tokens: int
     threads_per_stage: int
     groups: int
+    rounds: int
     offline_tiny: bool
     cache: Path
     plan: Path
@@ -41,6 +42,7 @@ def parse(argv: Sequence[str] | None, description: str | None) -> Options:
     add("--max-new-tokens", type=positive, default=32, metavar="N", help="tokens for each prompt (default: 32)")
     add("--threads-per-stage", type=positive, default=1, metavar="N", help="torch threads of each actor (default: 1)")
     add("--max-inflight", type=positive, metavar="N", help="groups of prompts in flight (default: one for each stage)")
+    add("--rounds", type=positive, default=3, metavar="N", help="how often each way is timed (default: 3)")
     add("--offline-tiny", action="store_true", help="a tiny random model: needs no weights, its text means nothing")
     add("--cache", type=Path, default=default_cache(), metavar="DIR", help="converted models (default: %(default)s)")
     add("--plan", type=Path, metavar="FILE", help="where to write the compiled plan (default: in the cache)")
@@ -61,6 +63,7 @@ def parse(argv: Sequence[str] | None, description: str | None) -> Options:
         max_new_tokens=given.max_new_tokens,
         threads_per_stage=given.threads_per_stage,
         groups=min(given.max_inflight or given.stages, len(prompts)),
+        rounds=given.rounds,
         offline_tiny=given.offline_tiny,
         cache=given.cache,
         plan=given.plan or given.cache / f"{PROGRAM}.plan",

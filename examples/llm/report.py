@@ -36,11 +36,13 @@ def cut_table(cut: Sequence[range], costs: Sequence[float]) -> Table:
     return table
 
 
-def speed_table(runs: Mapping[str, Run], title: str) -> Table:
+def speed_table(runs: Mapping[str, Sequence[Run]], title: str) -> Table:
+    """Of each way of running the model, the run with the median speed."""
     table = Table("", title=title, title_justify="left")
     for column in ("tokens/s", "TTFT ms", "TPOT ms", "stages working"):
         table.add_column(column, justify="right")
-    for name, run in runs.items():
+    for name, several in runs.items():
+        run = sorted(several, key=lambda run: run.generation.tokens_per_s)[len(several) // 2]
         generation = run.generation
         table.add_row(
             name,
@@ -52,10 +54,10 @@ def speed_table(runs: Mapping[str, Run], title: str) -> Table:
     return table
 
 
-def first_difference(runs: Mapping[str, Run], tokenizer: ChatTokenizer) -> str | None:
-    """Where the runs' tokens first differ from those of the last run, as an error message; None if nowhere."""
-    *others, (reference, expected) = runs.items()
-    for name, run in others:
+def first_difference(runs: Mapping[str, Sequence[Run]], tokenizer: ChatTokenizer) -> str | None:
+    """Where the tokens of any run first differ from the last way's first ones, as an error message; None if nowhere."""
+    *_, (reference, (expected, *_)) = runs.items()
+    for name, run in ((name, run) for name, several in runs.items() for run in several):
         for prompt, (ours, theirs) in enumerate(zip(run.generation.outputs, expected.generation.outputs, strict=True)):
             if ours != theirs:
                 same = next((n for n, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)

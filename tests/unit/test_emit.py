@@ -1,4 +1,4 @@
-"""The source of an actor's loop, as text; that it does the right thing is tests/unit/test_lower.py's and the graphs'."""
+"""The source of an actor's loop, as text; that it does the right thing is for the tests of whole graphs."""
 
 from __future__ import annotations
 

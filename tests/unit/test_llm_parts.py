@@ -152,8 +152,8 @@ def test_a_difference_names_prompt_token_and_run(tmp_path: Path) -> None:
         Run(Generation([tokenizer.encode("ab"), tokenizer.encode(text)], wall_s=1, ttft_s=0, tpot_s=0))
         for text in ("cde", "cxe")
     )
-    assert first_difference({"pipeline": right, "unsplit": right}, tokenizer) is None
-    message = first_difference({"pipeline": wrong, "unsplit": right}, tokenizer)
+    assert first_difference({"pipeline": [right, right], "unsplit": [right]}, tokenizer) is None
+    message = first_difference({"pipeline": [right, wrong], "unsplit": [right]}, tokenizer)
     assert message
     assert message.startswith("prompt 1 differs at token 1\n  pipeline: ")
     assert "'cxe'" in message

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 
 from channels import (
+    ChannelBroken,
+    ChannelClosed,
     ChannelSpec,
     MessageTooLargeError,
     Reader,
@@ -301,6 +304,28 @@ def test_an_end_that_is_in_use_refuses_another_call() -> None:
             return int, ()
 
     assert ring.send(Meddles()) == 0
+
+
+def test_a_writer_closed_while_it_pickles_sends_nothing() -> None:
+    ring = Ring()
+
+    class Closes:
+        def __reduce__(self) -> Any:
+            ring.writer.close()
+            return int, ()
+
+    with pytest.raises(ChannelClosed):
+        ring.writer.write([Closes(), np.ones(LARGE)], 1)
+    with pytest.raises(ChannelClosed):
+        ring.readers[0].read(1, 0)
+
+
+def test_a_reason_is_any_text() -> None:
+    for reason, shown in (("a\ud800b", "a?b"), ("", "it was broken"), ("é" * 200, "é" * 100)):
+        ring = Ring()
+        ring.channel.break_(reason)
+        with pytest.raises(ChannelBroken, match=re.escape(shown)):
+            ring.readers[0].read(0)
 
 
 def test_arguments_may_be_named() -> None:
