@@ -8,8 +8,8 @@
                                                             ...
 
 Slots are local variables; constants and the functions of the steps are names of the namespace. Closures called one
-after another did the same in twice the time, and an actor that only passes a number on spends most of its time there. The
-source stays readable in a debugger and in tracebacks (dagc/executor.py registers it).
+after another did the same in twice the time, and an actor that only passes a number on spends most of its time there.
+The source stays readable in a debugger and in tracebacks (dagc/executor.py registers it).
 """
 
 from __future__ import annotations

@@ -184,6 +184,8 @@ static uint32_t class_of(uint64_t bytes) {
     return c;
 }
 
+/* SYNC: reading done (the other half is in arena_drop): seq_cst loads acquire, so what a peer read before its drop was
+ * read before the owner writes again. */
 static int held(const arena *a, uint64_t block) {
     uint32_t peers = atomic_load(&header(a)->peers_end);
     for (uint32_t i = 0; i < peers && i < ARENA_PEERS; i++)
@@ -315,7 +317,7 @@ int arena_alloc(arena *a, uint64_t bytes, uint64_t *block, uint64_t *generation)
     arena_block *b = block_at(a, e.block);
     atomic_store_explicit(&b->writable, 1, memory_order_relaxed);
     atomic_store_explicit(&b->holds[a->me], 1, memory_order_relaxed);
-    /* SYNC: block. Whoever learns of this generation does so through a ring's publish, after this store. */
+    /* Whoever learns of this generation does so through a ring's publish (SYNC: slot written), after this store. */
     atomic_store_explicit(&b->generation, ++p->generation, memory_order_release);
     *block = e.block;
     *generation = p->generation;
