@@ -43,6 +43,8 @@ __all__ = ["CompiledGraph", "GraphStatistics", "open_graphs"]
 open_graphs: weakref.WeakSet[CompiledGraph] = weakref.WeakSet()
 
 
+#: How long the report of a loop that failed may take to arrive after its channels have ended.
+REASON_SECONDS = 5.0
 #: The input as a whole, or its first part: both are the first argument.
 _WHOLE, _FIRST = InputAccess(None), InputAccess(0)
 
@@ -106,6 +108,7 @@ class CompiledGraph:
         #: Why nothing can be executed any more; guarded by _state, as is whether the channels were broken for it.
         self._end: BaseException | None = None
         self._broken = False
+        self._failed = threading.Event()
         self._writes: list[tuple[Callable[[Any, int], None], InputAccess | None]] = [
             (installation.writers[name].write, _WHOLE if access in (_WHOLE, _FIRST) else access)
             for name, access in driver.sends.items()
@@ -339,6 +342,8 @@ class CompiledGraph:
 
     def _fault(self) -> BaseException:
         """The error for whoever wants something of a graph that has ended."""
+        # A loop that fails closes its channels first and reports why a moment later: wait for the reason.
+        self._failed.wait(0 if self._end is not None else REASON_SECONDS)
         end = self._end
         if end is None:
             return GraphClosedError(f"graph {self.name}: its channels ended unexpectedly")
@@ -355,6 +360,7 @@ class CompiledGraph:
             self._broken = True
             if self._end is None or isinstance(error, ActorDiedError):
                 self._end = error
+        self._failed.set()
         self._installation.break_(str(error))
 
     def _on_death(self, actor_id: ActorId, death: ActorDiedError) -> None:
@@ -376,8 +382,12 @@ class CompiledGraph:
 
     def _on_loop_end(self, actor: str, done: Future[Any]) -> None:
         error = done.exception()
-        # A death is the watch's to report: it knows more. A loop ends without an error when the graph is torn down.
-        if not isinstance(error, ActorDiedError) and (error is not None or self._end is None):
+        if isinstance(error, ActorDiedError):
+            return  # the watch's to report: it knows more
+        # Without an error it ended because the graph is torn down, or because a loop before it failed, whose report
+        # says why and is on its way; unless there is none left to report.
+        loops = self._installation.loops.values()
+        if error is not None or (self._end is None and all(loop.done.done() for loop in loops)):
             self._fail(_loop_ended(self.name, actor, error))
 
 

@@ -12,7 +12,7 @@ import itertools
 import linecache
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from channels import ChannelBroken, ChannelClosed, ChannelSpec, Failure, Reader, Writer, open_reader, open_writer
@@ -26,6 +26,9 @@ from runtime.errors import add_note
 __all__ = ["link", "run_program"]
 
 Loop = Callable[[Iterable[int]], None]
+
+#: Of the loops of this process: graphs may have the same name.
+_numbers = itertools.count()
 
 
 def run_program(context: ActorContext, program: Program, specs: Mapping[str, ChannelSpec]) -> Iterator[None]:
@@ -42,15 +45,19 @@ def run_program(context: ActorContext, program: Program, specs: Mapping[str, Cha
         for name in program.writes:
             writers[name] = open_writer(specs[name])
             ends.callback(writers[name].close)
-        loop = link(program, context, readers, writers)
+        loop = ends.enter_context(link(program, context, readers, writers))
         yield
         # Closed: the driver ended the stream. A ChannelBroken goes up, for the driver may not know of it.
         with suppress(ChannelClosed):
             loop(itertools.count(1))
+    del loop, readers, writers
     trim()
 
 
-def link(program: Program, context: ActorContext, readers: Mapping[str, Reader], writers: Mapping[str, Writer]) -> Loop:
+@contextmanager
+def link(
+    program: Program, context: ActorContext, readers: Mapping[str, Reader], writers: Mapping[str, Writer]
+) -> Iterator[Loop]:
     """The program as a function of the execution numbers; everything that it needs is looked up here, once.
 
     Raises GraphError for a method that cannot run in a compiled graph.
@@ -75,11 +82,16 @@ def link(program: Program, context: ActorContext, readers: Mapping[str, Reader],
                 f"raised by {context.label}.{step.method} as {step.node}, execution", context
             )
     # Registered under its file name, so that tracebacks and debuggers show the lines.
-    file = f"<loop of {program.actor} in graph {program.graph}>"
+    file = f"<loop {next(_numbers)} of {program.actor} in graph {program.graph}>"
     linecache.cache[file] = len(emitted.source), None, emitted.source.splitlines(keepends=True), file
     exec(compile(emitted.source, file, "exec"), names)
-    loop: Loop = names["loop"]
-    return loop
+    try:
+        yield names["loop"]
+    finally:
+        # The function and its namespace refer to each other, and the namespace to the ends: without this the memory of
+        # the channels would wait for the garbage collector.
+        names.clear()
+        del linecache.cache[file]
 
 
 def _method(step: Run, context: ActorContext) -> Callable[..., Any]:

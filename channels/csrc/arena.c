@@ -184,13 +184,21 @@ static uint32_t class_of(uint64_t bytes) {
     return c;
 }
 
-/* SYNC: reading done (the other half is in arena_drop): seq_cst loads acquire, so what a peer read before its drop was
+/* Whether anybody holds the block, at one moment. A scan alone would not tell: a block that is forwarded moves from one
+ * peer's counter to another's, and may do so behind the scan's back.
+ * SYNC: moves. A receiver counts up its hold and then `moves` (arena_hold), and its sender drops its own only later. So
+ * a hold that moved past the scan has changed `moves` before the drop that the scan saw.
+ * SYNC: reading done (the other half is in arena_drop): seq_cst loads acquire, so what a peer read before its drop was
  * read before the owner writes again. */
 static int held(const arena *a, uint64_t block) {
-    uint32_t peers = atomic_load(&header(a)->peers_end);
-    for (uint32_t i = 0; i < peers && i < ARENA_PEERS; i++)
-        if (atomic_load_explicit(&block_at(a, block)->holds[i], memory_order_seq_cst)) return 1;
-    return 0;
+    arena_block *b = block_at(a, block);
+    for (;;) {
+        uint64_t moves = atomic_load(&b->moves);
+        uint32_t peers = atomic_load(&header(a)->peers_end);
+        for (uint32_t i = 0; i < peers && i < ARENA_PEERS; i++)
+            if (atomic_load(&b->holds[i])) return 1;
+        if (atomic_load(&b->moves) == moves) return 0;
+    }
 }
 
 /* Nobody holds the block: take its number away, then look again.
@@ -345,7 +353,8 @@ int arena_hold(arena *a, uint64_t block, uint64_t generation) {
     uint32_t c = 0;
     if (block == 0 || start_of(a, block, &c) != block || generation == 0) return -EINVAL;
     arena_block *b = block_at(a, block);
-    atomic_fetch_add_explicit(&b->holds[a->me], 1, memory_order_seq_cst);
+    atomic_fetch_add(&b->holds[a->me], 1);
+    atomic_fetch_add(&b->moves, 1); /* SYNC: moves (the other half is in held()). */
     /* SYNC: recycle (the other half is in recycle()). */
     if (atomic_load_explicit(&b->generation, memory_order_seq_cst) == generation) return 0;
     atomic_fetch_sub_explicit(&b->holds[a->me], 1, memory_order_seq_cst);

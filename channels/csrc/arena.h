@@ -37,7 +37,8 @@
 typedef struct {
     _Atomic uint64_t generation; /* a new number whenever the block is handed out; 0 while it is free */
     _Atomic uint64_t writable;   /* 1 while somebody may write to it: it must not travel by reference */
-    uint64_t spare[6];
+    _Atomic uint64_t moves;      /* grows with every hold that is taken: tells a scan of the holds that one moved */
+    uint64_t spare[5];
     _Atomic uint32_t holds[ARENA_PEERS]; /* [i]: how many holds peer i has */
 } arena_block;
 

@@ -36,15 +36,16 @@ static outbox *outboxes = NULL; /* guarded by the GIL */
 
 /* Let go of the blocks of messages that every reader has taken. */
 static void reap(outbox *box) {
-    if (!box->held_count) return;
     uint32_t done = ring_consumed(&box->w);
-    for (; box->reaped != done && box->reaped != box->w.sequence; box->reaped = (box->reaped + 1) & RING_SEQUENCE) {
+    /* Also when nothing is held: slots are used again, so `reaped` must never fall behind by more than there are. */
+    for (; box->held_count && box->reaped != done; box->reaped = (box->reaped + 1) & RING_SEQUENCE) {
         PyObject **held = &box->held[box->reaped & (box->w.slots - 1)];
         if (*held) {
             box->held_count--;
             Py_CLEAR(*held);
         }
     }
+    box->reaped = done;
 }
 
 static outbox *outbox_new(PyObject *name, Block *memory, double yield_us) {
