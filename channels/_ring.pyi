@@ -7,6 +7,7 @@ from channels.base import Reader, Writer
 from channels.spec import ChannelSpec
 
 KIND_ENCODED: int
+KIND_FAILURE: int
 MESSAGE_HEADER: int
 
 #: (pid, fd of the arena, key of the arena, block, generation)

@@ -9,7 +9,7 @@ Every implementation passes `channels.testing.check_channel`. The rules it check
 4. numpy arrays come out read-only (but those of Python objects); torch tensors writable and the reader's own.
 5. `write` returns once the value is in the channel; it waits only while every slot is taken.
 6. A `Failure` goes in and comes out as a `Failure`: an error is a flag of the message, not a value. A method may
-   return an exception object; that is a value like any other.
+   return an exception object; that is a value like any other. `max_message_bytes` does not hold for a Failure.
 7. `Writer.close`: readers get what was published, then ChannelClosed. `Reader.close`: the writer's next `write`
    raises ChannelClosed once no reader is left. `Channel.break_`: every end raises ChannelBroken(reason) at once.
 8. Close and break wake every waiter at once. Closing twice is allowed.

@@ -15,7 +15,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from channels import _ring
-from channels.base import Channel, ChannelStatistics, Reader, Writer
+from channels.base import Channel, ChannelStatistics, Failure, Reader, Writer
 from channels.errors import ChannelBroken, ChannelClosed, ChannelTimeout, MessageTooLargeError
 from channels.serialize import pack, unpack
 from channels.spec import ChannelSpec
@@ -106,7 +106,7 @@ class LocalWriter(Writer):
                     waited = True
                 queue.wait(deadline, timeout)
         frame = pack(value)  # outside the lock: pickling runs code of the user's classes
-        if len(frame) > self.spec.max_message_bytes:
+        if len(frame) > self.spec.max_message_bytes and type(value) is not Failure:
             raise MessageTooLargeError(
                 f"channel {self.spec.name}: the value has {len(frame)} bytes, more than "
                 f"max_message_bytes={self.spec.max_message_bytes}; send less, or allow more"

@@ -34,11 +34,11 @@ from channels.errors import SerializationError
 __all__ = ["decode", "encode", "pack", "unpack"]
 
 # Kinds below KIND_ENCODED are the C extension's scalars.
-_BYTES = _ring.KIND_ENCODED
-_ARRAY = _ring.KIND_ENCODED + 1
-_TENSOR = _ring.KIND_ENCODED + 2
-_PICKLE = _ring.KIND_ENCODED + 3
-_FAILURE = _ring.KIND_ENCODED + 4
+_FAILURE = _ring.KIND_FAILURE
+_BYTES = _ring.KIND_ENCODED + 1
+_ARRAY = _ring.KIND_ENCODED + 2
+_TENSOR = _ring.KIND_ENCODED + 3
+_PICKLE = _ring.KIND_ENCODED + 4
 
 _ALIGNMENT = 64
 _FRAME = struct.Struct("<IIQ")  # kind, buffers, head bytes

@@ -15,6 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, final
@@ -23,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from channels import ChannelBroken, ChannelClosed, ChannelStatistics, Failure, empty
-from dagc.errors import ActorDiedError, GraphClosedError, GraphError
+from channels.shm import trim
+from dagc.errors import ActorDiedError, GetTimeoutError, GraphClosedError, GraphError
 from dagc.graph import Graph
 from dagc.inflight import Window
 from dagc.inputs import check_inputs, take
@@ -149,24 +151,14 @@ class CompiledGraph:
         MessageTooLargeError, SerializationError or ArenaFullError for an argument that cannot be sent. The graph is
         as usable as before after all of them but GraphClosedError and ActorDiedError.
         """
-        with self._submit:
-            window = self._window
+        window = self._window
+        while True:
+            # Outside the lock: who waits for a place must not keep others from ending the graph.
             if window.begun >= window.room and window.full:
                 self._wait_for_place()
-            if self._plain and len(args) == 1 and not kwargs and self._end is None:
-                # One argument in, one value out: as _begin, without lists. Half of what an echo costs its caller.
-                execution = window.begun + 1
-                ref = ResultRef(self._receivers[0], execution)
-                window.begin_one(ref)
-                try:
-                    self._write(args[0], execution)
-                except BaseException as error:
-                    refused = self._refuse(execution, error)
-                    if refused is error:
-                        raise
-                    raise refused from None
-                return ref
-            return self._begin(args, kwargs)
+            with self._submit:
+                if window.begun < window.room or not window.full:
+                    return self._begin(args, kwargs)
 
     async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
         """As `execute`, for a coroutine: awaits a place among the executions under way. Await the refs, too."""
@@ -205,14 +197,19 @@ class CompiledGraph:
         """Number an execution and write its inputs; the submit lock is held."""
         if self._end is not None:
             raise self._fault()
-        driver = self._driver
+        driver, window = self._driver, self._window
         if len(args) != driver.positional or kwargs or driver.keywords:
             check_inputs(self.name, driver.positional, driver.keywords, args, kwargs)
-        window = self._window
         execution = window.begun + 1
-        refs = [ResultRef(receiver, execution) for receiver in self._receivers]
-        window.begin(refs)
         try:
+            if self._plain:
+                # One argument in, one value out, without lists: half of what an echo costs its caller.
+                ref = ResultRef(self._receivers[0], execution)
+                window.begin_one(ref)
+                self._write(args[0], execution)
+                return ref
+            refs = [ResultRef(receiver, execution) for receiver in self._receivers]
+            window.begin(refs)
             for write, access in self._writes:
                 write(args[0] if access is _WHOLE else take(access, args, kwargs), execution)
         except BaseException as error:
@@ -230,12 +227,12 @@ class CompiledGraph:
         """An input was not sent; returns what to raise. Who has a part of this execution already must get the others,
         as failures that nobody reads; if nobody has one, it never began."""
         if isinstance(error, (ChannelClosed, ChannelBroken)):
-            return self._fault()
+            return self._fault(error)
         writers = self._installation.writers
         counted = self._channel_statistics()
         unsent = [name for name in writers if counted[name].messages < execution]
         if len(unsent) == len(writers):
-            self._window.cancel()
+            self._window.cancel(execution)
         else:
             for name in unsent:
                 writers[name].write(Failure(error), execution)
@@ -296,19 +293,30 @@ class CompiledGraph:
         with self._teardown:
             if self._torn_down:
                 return
-            with self._submit, self._state:
+            with self._state:
                 if self._end is None:
                     self._end = GraphClosedError(f"graph {self.name} was torn down")
             installation = self._installation
-            for writer in installation.writers.values():
-                writer.close()
-            self._wait_for_loops({actor: loop.done for actor, loop in installation.loops.items()}, timeout)
-            for receiver in self._receivers:
-                receiver.wait(self._window.begun, 0.0)
-            self._watch.cancel()
-            installation.destroy()
-            self._torn_down = True
-            open_graphs.discard(self)
+            try:
+                # Whoever is in the middle of an execute writes it to the end; more can begin no more.
+                if self._submit.acquire(timeout=timeout):
+                    self._submit.release()
+                    for writer in installation.writers.values():
+                        writer.close()
+                    self._wait_for_loops({actor: loop.done for actor, loop in installation.loops.items()}, timeout)
+                else:
+                    self._fail(GraphClosedError(f"graph {self.name} was torn down in the middle of an execute"))
+                for receiver in self._receivers:
+                    # Everything has been delivered or has failed; another thread may be about to take it.
+                    with suppress(GetTimeoutError):
+                        receiver.wait(self._window.begun, REASON_SECONDS)
+            finally:
+                self._watch.cancel()
+                installation.break_(f"graph {self.name} was torn down")
+                installation.destroy()
+                self._torn_down = True
+                open_graphs.discard(self)
+                trim()
 
     def _wait_for_loops(self, loops: dict[str, Future[Any]], timeout: float) -> None:
         failed = self._broken
@@ -330,7 +338,8 @@ class CompiledGraph:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.teardown()
+        # With an error on its way up, half a minute of patience with a busy actor would only hide it.
+        self.teardown(1.0 if error is not None else 30.0)
 
     def __del__(self) -> None:
         if getattr(self, "_torn_down", True):
@@ -340,13 +349,15 @@ class CompiledGraph:
         self._installation.destroy()
         warnings.warn(f"graph {self.name} was dropped without a teardown", ResourceWarning, stacklevel=2, source=self)
 
-    def _fault(self) -> BaseException:
-        """The error for whoever wants something of a graph that has ended."""
+    def _fault(self, found: BaseException | None = None) -> BaseException:
+        """The error for whoever wants something of a graph that has ended; `found`: what its channel raised."""
         # A loop that fails closes its channels first and reports why a moment later: wait for the reason.
-        self._failed.wait(0 if self._end is not None else REASON_SECONDS)
+        if self._end is None and not self._failed.wait(REASON_SECONDS):
+            unknown = GraphClosedError(f"graph {self.name}: its channels ended unexpectedly: {found}")
+            unknown.__cause__ = found
+            self._fail(unknown)
         end = self._end
-        if end is None:
-            return GraphClosedError(f"graph {self.name}: its channels ended unexpectedly")
+        assert end is not None
         # A copy: one exception object raised in several threads would mix up their tracebacks.
         copied = type(end)(end.actor, end.pid, end.reason) if isinstance(end, ActorDiedError) else type(end)(*end.args)
         copied.__cause__ = end.__cause__

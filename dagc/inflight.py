@@ -11,7 +11,7 @@ Threads: `begin` and `cancel` under the graph's submit lock, `deliver` of one ch
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dagc.refs import ResultRef
 
@@ -63,12 +63,15 @@ class Window:
         self.begun += 1
         self._wanted[0].append(ref)
 
-    def cancel(self) -> None:
-        """Take the last `begin` back: nothing of it was sent. (Of a broken channel it may have failed meanwhile.)"""
+    def cancel(self, execution: int) -> None:
+        """Take the begin of this execution, the last one, back: nothing of it was sent.
+
+        It may have come only half way to an interrupt, or, of a broken channel, have failed meanwhile.
+        """
         for wanted in self._wanted:
-            if wanted and wanted[-1].execution == self.begun:
+            if wanted and wanted[-1].execution == execution:
                 wanted.pop()
-        self.begun -= 1
+        self.begun = execution - 1
 
     def deliver(self, channel: int, value: object) -> None:
         """The channel brought the value, or the Failure, of its next execution."""
@@ -82,7 +85,7 @@ class Window:
         while wanted and wanted[0].execution <= taken:
             wanted.popleft().value = failure
 
-    def fail(self, channel: int, failure: object) -> None:
-        """The channel will deliver nothing more: everything that is wanted of it fails."""
+    def fail(self, channel: int, failure: Callable[[], object]) -> None:
+        """The channel will deliver nothing more: all that is wanted of it fails, each with an error of its own."""
         while self._wanted[channel]:
-            self.deliver(channel, failure)
+            self.deliver(channel, failure())

@@ -7,12 +7,12 @@ complete before anybody is asked, and it can break and observe each channel whoe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 from channels import Channel, ChannelSpec, Reader, Writer, create_channel, open_reader, open_writer
+from dagc.errors import GetTimeoutError
 from dagc.executor import run_program
 from dagc.options import CompileOptions
 from dagc.passes.lower import Lowered
@@ -23,6 +23,9 @@ from runtime.calls import ActorHandle
 from runtime.engine import Engine, Loop
 
 __all__ = ["Installation", "install"]
+
+#: How long an install that failed waits for the loops that it had started.
+UNDO_SECONDS = 1.0
 
 preload.add(run_program.__module__)
 
@@ -59,7 +62,7 @@ def install(
     """Returns once every actor has opened its ends and waits for the first execution.
 
     Raises what an actor raised meanwhile (ActorDiedError if it died, ChannelBroken if it cannot reach a channel,
-    GraphError if one of its methods cannot be compiled) or ArenaFullError; then nothing of it is left.
+    GraphError if one of its methods cannot be compiled), GetTimeoutError or ArenaFullError; then nothing of it is left.
     """
     with ExitStack() as undo:
         channels: dict[str, Channel] = {}
@@ -68,29 +71,29 @@ def install(
             channels[planned.name] = channel
             undo.callback(channel.destroy)
         specs = {name: channel.spec for name, channel in channels.items()}
-        loops = {
-            actor: engine.start_loop(
-                handles[actor], run_program, program, {name: specs[name] for name in (*program.reads, *program.writes)}
-            )
-            for actor, program in lowered.programs.items()
-        }
-        # Destroying the channels ends the loops; an undo that returned before that would leave them to trip the next
-        # compile. The death of an actor ends its loop, too, so this wait is bounded by the others' present method.
-        undo.callback(wait, [loop.done for loop in loops.values()])
+        loops: dict[str, Loop] = {}
+        # Breaking the channels ends the loops; an undo that returned before that would leave them to trip the next
+        # compile. An actor that does not answer at all is not waited for.
+        undo.callback(lambda: wait([loop.done for loop in loops.values()], UNDO_SECONDS))
         undo.callback(_break_all, channels, "the graph could not be installed")
+        for actor, program in lowered.programs.items():
+            needed = {name: specs[name] for name in (*program.reads, *program.writes)}
+            loops[actor] = engine.start_loop(handles[actor], run_program, program, needed)
         writers = {name: open_writer(specs[name]) for name in lowered.driver.sends}
         readers = {name: open_reader(specs[name], index) for name, index in lowered.driver.reads.items()}
-        for future in _first_failure_first([loop.ready for loop in loops.values()]):
-            future.result()
+        _wait_until_ready(loops, options)
         undo.pop_all()
     return Installation(channels, loops, writers, readers)
 
 
-def _first_failure_first(futures: list[Future[Any]]) -> list[Future[Any]]:
-    """The futures once all are done or one has failed, that one first: the others may never be done."""
-    done, _ = wait(futures, return_when="FIRST_EXCEPTION")
-    failed = [future for future in done if future.exception() is not None]
-    return failed[:1] or list(done)
+def _wait_until_ready(loops: Mapping[str, Loop], options: CompileOptions) -> None:
+    """Raise what the first loop that failed raised, the others may never be ready; or GetTimeoutError."""
+    done, pending = wait([loop.ready for loop in loops.values()], options.timeout, "FIRST_EXCEPTION")
+    for ready in done:
+        ready.result()
+    if pending:
+        late = [actor for actor, loop in loops.items() if loop.ready in pending]
+        raise GetTimeoutError(f"graph {options.name}: {', '.join(late)} did not answer within {options.timeout} s")
 
 
 def _break_all(channels: Mapping[str, Channel], reason: str) -> None:

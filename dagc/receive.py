@@ -32,8 +32,8 @@ LOOK_SECONDS = 20e-6
 class Receiver:
     """The reading end of output channel number `channel` of the window.
 
-    `explain_timeout(execution)` says in words what the execution waits for; `fault()` is the error of a graph whose
-    channels were closed or broken; `taken()` is how many messages the reading end has taken.
+    `explain_timeout(execution)` says in words what the execution waits for; `fault(error)` is what it means for the
+    graph that the channel was closed or broken; `taken()` is how many messages the reading end has taken.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Receiver:
         channel: int,
         timeout: float | None,
         explain_timeout: Callable[[int], str],
-        fault: Callable[[], BaseException],
+        fault: Callable[[BaseException], BaseException],
         taken: Callable[[], int],
     ) -> None:
         self.name = reader.spec.name
@@ -55,10 +55,11 @@ class Receiver:
         self._explain_timeout = explain_timeout
         self._fault = fault
         self._taken = taken
-        self._lead = threading.Lock()
+        self._lead = threading.RLock()
+        self._led = False  # what a follower looks at: an RLock does not tell
         self._followers = threading.Condition(threading.Lock())
         self._following = 0
-        self._sleeping = 0  # coroutines that wait for the wake pipe
+        self._unarmed = False  # a coroutine sleeps without having armed the channel, because somebody else led
 
     # ---- threads ----
 
@@ -71,40 +72,37 @@ class Receiver:
             timeout = self._timeout
         window, channel = self._window, self._channel
         # The usual case first, without the bookkeeping of the general one: nobody leads, and the next one is ours.
-        if window.delivered[channel] + 1 == execution and self._lead.acquire(False):
+        if window.delivered[channel] + 1 == execution:
             try:
-                there = window.delivered[channel] >= execution or self._take(execution, timeout)
+                if self._lead.acquire(False):
+                    if window.delivered[channel] >= execution or self._take(execution, timeout):
+                        return
+                    raise self._late(execution, timeout)
             finally:
-                self._lead.release()
-                if self._following or self._sleeping:
-                    self._hand_over()
-            if not there:
-                raise self._late(execution, timeout)
-        else:
-            self._wait(execution, timeout)
+                self._stop_leading()
+        self._wait(execution, timeout)
 
     def _wait(self, execution: int, timeout: float | None) -> None:
         delivered = self._window.delivered
         deadline = None if timeout is None else time.monotonic() + timeout
         while delivered[self._channel] < execution:
-            if self._lead.acquire(blocking=False):
-                try:
+            try:
+                if self._lead.acquire(False):
                     while (next_one := delivered[self._channel] + 1) <= execution:
                         remaining = timeout if deadline is None else max(0.0, deadline - time.monotonic())
                         if not self._take(next_one, remaining):
                             raise self._late(execution, timeout)
-                finally:
-                    self._lead.release()
-                    self._hand_over()
-            else:
-                self._follow(execution, deadline, timeout)
+                    return
+            finally:
+                self._stop_leading()
+            self._follow(execution, deadline, timeout)
 
     def _follow(self, execution: int, deadline: float | None, timeout: float | None) -> None:
         with self._followers:
             self._following += 1
             try:
                 # Interruptible on the main thread: a condition's wait sees Ctrl-C.
-                while self._window.delivered[self._channel] < execution and self._lead.locked():
+                while self._window.delivered[self._channel] < execution and self._led:
                     remaining = None if deadline is None else deadline - time.monotonic()
                     if remaining is not None and remaining <= 0:
                         raise self._late(execution, timeout)
@@ -114,34 +112,43 @@ class Receiver:
 
     def _take(self, execution: int, timeout: float | None) -> bool:
         """Read the next delivery, for the leader. False: it did not come in time."""
+        self._led = True
         try:
             self._window.deliver(self._channel, self._read(execution, timeout))
         except ChannelTimeout:
             return False
-        except (ChannelClosed, ChannelBroken):
-            self._window.fail(self._channel, Failure(self._fault()))
-            return True
-        except KeyboardInterrupt:
+        except (ChannelClosed, ChannelBroken) as error:
+            found = error
+            self._window.fail(self._channel, lambda: Failure(self._fault(found)))
+        except BaseException:
+            # Ctrl-C, or whatever else a signal handler raises. Of the channel it would be a ChannelBroken.
             self._repair()
             raise
-        if self._following:
-            with self._followers:
-                self._followers.notify_all()
+        self._notify()
         return True
 
     def _repair(self) -> None:
-        """Ctrl-C may come between taking a message and resolving its ref: that result is lost, and its ref says so."""
+        """An interrupt may come between taking a message and resolving its ref: that is lost, and the ref says so."""
         taken = self._taken()
         error = ResultLostError(f"{self.name} of execution {taken} was lost to an interrupt that came as it arrived")
         self._window.lose(self._channel, taken, Failure(error))
 
-    def _hand_over(self) -> None:
-        """After the lead was released: wake whoever waits for it. Whoever came while it was taken counted itself before
-        it looked, so it is seen here, or it sees that the lead is free."""
+    def _stop_leading(self) -> None:
+        """Release the lead if this thread has it. It asks, and does not remember: an interrupt may come between taking
+        the lead and remembering it, and a lead that is never released would be waited for for ever."""
+        if self._lead._is_owned():  # type: ignore[attr-defined] # what threading.Condition asks, too
+            self._led = False
+            self._lead.release()
+            self._notify()
+
+    def _notify(self) -> None:
+        """Something was delivered, or the lead is free. Whoever could not lead said so before it looked again, so that
+        is seen here, or it sees that the lead is free."""
         if self._following:
             with self._followers:
                 self._followers.notify_all()
-        if self._sleeping:
+        if self._unarmed:
+            self._unarmed = False
             wake()
 
     def _late(self, execution: int, timeout: float | None) -> GetTimeoutError:
@@ -163,36 +170,34 @@ class Receiver:
             if now < start + POLL_SECONDS:
                 await asyncio.sleep(0)
             else:
-                await self._sleep(None if self._timeout is None else start + self._timeout - now)
+                await self._sleep(execution, None if self._timeout is None else start + self._timeout - now)
 
     def _take_ready(self, execution: int) -> bool:
         """Take what is there, as far as `execution`; True if that is delivered now."""
         delivered = self._window.delivered
-        if not self._lead.acquire(blocking=False):
-            return False
         try:
-            while (next_one := delivered[self._channel] + 1) <= execution:
-                if not self._take(next_one, LOOK_SECONDS if next_one == execution else 0.0):
-                    return False
-            return True
+            if self._lead.acquire(False):
+                while (next_one := delivered[self._channel] + 1) <= execution:
+                    if not self._take(next_one, LOOK_SECONDS if next_one == execution else 0.0):
+                        break
         finally:
-            self._lead.release()
-            if self._following:
-                with self._followers:
-                    self._followers.notify_all()
+            self._stop_leading()
+        return delivered[self._channel] >= execution
 
-    async def _sleep(self, timeout: float | None) -> None:
-        """Until something is delivered, a leading thread leaves, or the time is up."""
+    async def _sleep(self, execution: int, timeout: float | None) -> None:
+        """Until something is delivered, a leader leaves, or the time is up."""
         alarm = waker()
         ticket = alarm.ticket()
-        self._sleeping += 1
         try:
-            if self._lead.acquire(blocking=False):
-                try:
-                    if not self._reader.arm():
-                        return
-                finally:
-                    self._lead.release()
-            await alarm.wait(ticket, timeout)
+            if not self._lead.acquire(False):
+                # Told first, and then looked again: a leader looks at this after it has released the lead (_notify).
+                self._unarmed = True
+                if not self._lead.acquire(False):
+                    await alarm.wait(ticket, timeout)
+                    return
+            # With the lead nobody else delivers: what is not there now will find the channel armed.
+            if self._window.delivered[self._channel] >= execution or not self._reader.arm():
+                return
         finally:
-            self._sleeping -= 1
+            self._stop_leading()
+        await alarm.wait(ticket, timeout)

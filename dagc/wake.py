@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from weakref import WeakKeyDictionary
+from contextlib import suppress
 
 from channels import wake_fd
 
 __all__ = ["Waker", "waker"]
 
-_wakers: WeakKeyDictionary[asyncio.AbstractEventLoop, Waker] = WeakKeyDictionary()
+_wakers: dict[asyncio.AbstractEventLoop, Waker] = {}
 
 
 class Waker:
@@ -49,8 +49,9 @@ class Waker:
         for loop, other in list(_wakers.items()):
             if loop is self._loop:
                 self._wake()
-            elif not loop.is_closed():
-                loop.call_soon_threadsafe(other._wake)
+            else:
+                with suppress(RuntimeError):  # it was closed meanwhile: nobody waits there
+                    loop.call_soon_threadsafe(other._wake)
 
     def _wake(self) -> None:
         self._wakes += 1
@@ -64,5 +65,7 @@ def waker() -> Waker:
     loop = asyncio.get_running_loop()
     found = _wakers.get(loop)
     if found is None:
+        for closed in [known for known in _wakers if known.is_closed()]:
+            _wakers.pop(closed, None)
         found = _wakers[loop] = Waker(loop)
     return found

@@ -23,7 +23,8 @@ typedef struct {
 } part;
 
 /* The first ones are read and written here, the others by the Python functions given to `ends_setup`. */
-enum { KIND_NONE, KIND_FALSE, KIND_TRUE, KIND_INT, KIND_FLOAT, KIND_STR, KIND_BYTES, KIND_ENCODED };
+enum { KIND_NONE, KIND_FALSE, KIND_TRUE, KIND_INT, KIND_FLOAT, KIND_STR, KIND_BYTES,
+       KIND_ENCODED, KIND_FAILURE = KIND_ENCODED /* of any size: an error must always reach whoever waits */ };
 
 extern PyTypeObject Writer_Type, Reader_Type;
 

@@ -170,7 +170,7 @@ PyMODINIT_FUNC PyInit__ring(void) {
     if (m && errors && (full = PyObject_GetAttrString(errors, "ArenaFullError")) && memory_init(m, full) == 0 &&
         ends_init(m, errors) == 0 && PyType_Ready(&Ring_Type) == 0 &&
         PyModule_AddObjectRef(m, "Ring", (PyObject *)&Ring_Type) == 0 &&
-        PyModule_AddIntMacro(m, KIND_ENCODED) == 0 &&
+        PyModule_AddIntMacro(m, KIND_ENCODED) == 0 && PyModule_AddIntMacro(m, KIND_FAILURE) == 0 &&
         PyModule_AddIntConstant(m, "MESSAGE_HEADER", sizeof(message)) == 0) {
         Py_DECREF(errors);
         return m;

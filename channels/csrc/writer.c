@@ -265,7 +265,7 @@ static int put_encoded(Writer *self, message *m, PyObject *value, uint64_t *copi
         if (PyObject_GetBuffer(PySequence_Fast_GET_ITEM(buffers, got), &views[got], PyBUF_SIMPLE)) goto done;
         total += (uint64_t)views[got].len;
     }
-    if (too_large(self, total)) goto done;
+    if (kind != KIND_FAILURE && too_large(self, total)) goto done;
     if (head.len > UINT32_MAX || n > UINT32_MAX / 2) {
         PyErr_Format(MessageTooLargeError, "channel %U: the pickled part of the value has %zd bytes; expected less than 4 GiB",
                      self->name, head.len);
@@ -343,9 +343,9 @@ static PyObject *write_value(Writer *self, PyObject *value, uint64_t execution, 
     *m = (message){.execution = execution};
     if (!put_scalar(self, m, value, &copied)) {
         if (put_encoded(self, m, value, &copied)) return NULL;
-        mapped *own = own_arena_if_any();
-        if (own) arena_tick(&own->a);
     }
+    mapped *own = own_arena_if_any();
+    if (own) arena_tick(&own->a); /* scalars, too: they may be all that follows one large message */
     ring_publish(w, copied);
     Py_RETURN_NONE;
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -149,6 +150,17 @@ def test_threads_and_coroutines_mix(graph: dagc.CompiledGraph) -> None:
     assert asyncio.run(main()) == [i + 2 for i in range(100)]
     thread.join()
     assert found == [i + 2 for i in range(100)]
+
+
+def test_event_loops_of_several_threads_share_a_graph(graph: dagc.CompiledGraph) -> None:
+    async def serve(base: int) -> int:
+        for i in range(base, base + 1_000):
+            assert await (await graph.execute_async(i)) == i + 2
+        return base
+
+    with ThreadPoolExecutor(3) as pool:
+        serving = [pool.submit(asyncio.run, serve(base)) for base in (0, 10_000, 20_000)]
+        assert [served.result(60) for served in serving] == [0, 10_000, 20_000]
 
 
 def test_a_death_wakes_a_sleeping_coroutine(stages: list[Any]) -> None:

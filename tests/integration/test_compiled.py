@@ -286,6 +286,15 @@ def test_a_result_over_the_limit_fails_its_execution_only(workers: list[Any]) ->
         assert graph.execute(10).get().sum() == 70
 
 
+def test_an_exception_over_the_limit_is_raised_all_the_same(workers: list[Any]) -> None:
+    with InputNode() as x:
+        dag = workers[0].fail_if_odd.bind(x)
+    with dagc.compile(dag, max_message_bytes=128) as graph:
+        with pytest.raises(KeyError, match="odd: 1"):
+            graph.execute(1).get()
+        assert graph.execute(2).get() == 2
+
+
 def test_a_wrong_number_of_returns_fails_its_execution_only(workers: list[Any]) -> None:
     with InputNode() as x:
         dag = MultiOutputNode(list(workers[0].split_wrongly.bind(x)))
@@ -411,6 +420,42 @@ def test_teardown_of_a_busy_graph_warns_and_frees_who_waits(engine: str) -> None
         ref.get(timeout=20)
     dagc.get(gate.open.remote())
     dagc.kill(gate)
+
+
+def test_teardown_frees_who_waits_for_a_place(engine: str) -> None:
+    gate = RemoteGate.remote()
+    with InputNode() as x:
+        dag = gate.work.bind(x)
+    graph = dagc.compile(dag, name="full", max_inflight=1)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(graph.execute(1).get), pool.submit(graph.execute, 2)]
+        with pytest.warns(RuntimeWarning, match="Gate_0 did not finish"):
+            graph.teardown(timeout=0.1)
+        for waiter in waiting:
+            with pytest.raises(dagc.GraphClosedError, match="torn down"):
+                waiter.result(30)
+    dagc.get(gate.open.remote())
+    dagc.kill(gate)
+
+
+def test_teardown_while_threads_execute_and_get(workers: list[Any]) -> None:
+    def work(graph: dagc.CompiledGraph) -> int:
+        done = 0
+        try:
+            while True:
+                assert graph.execute(done).get() == done + 110
+                done += 1
+        except dagc.GraphClosedError:
+            return done
+
+    for _ in range(20):
+        graph = dagc.compile(chain(workers), max_inflight=2)
+        with ThreadPoolExecutor(3) as pool:
+            working = [pool.submit(work, graph) for _ in range(3)]
+            while graph.statistics().finished < 30:
+                pass
+            graph.teardown()
+            assert sum(worker.result(30) for worker in working) >= 29
 
 
 def test_explain_and_statistics(workers: list[Any]) -> None:

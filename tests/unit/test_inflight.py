@@ -53,7 +53,7 @@ def test_an_execution_is_under_way_until_every_channel_delivered_it() -> None:
 def test_cancel_takes_the_last_begin_back() -> None:
     window = Window(2, 2)
     (kept, _), _ = begin(window), begin(window)
-    window.cancel()
+    window.cancel(2)
     assert window.begun == 1
     window.deliver(0, "x")
     assert kept.get() == "x"
@@ -63,10 +63,10 @@ def test_fail_resolves_everything_that_is_wanted_of_a_channel() -> None:
     window = Window(1, 4)
     refs = [begin(window)[0] for _ in range(3)]
     window.deliver(0, "there")
-    window.fail(0, "failed")
+    window.fail(0, lambda: "failed")
     assert [ref.value for ref in refs] == ["there", "failed", "failed"]
     assert window.finished == 3
-    window.fail(0, "again")
+    window.fail(0, lambda: "again")
 
 
 def test_an_interrupted_delivery_is_lost_and_the_next_one_is_not() -> None:
