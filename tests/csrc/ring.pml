@@ -4,6 +4,7 @@
  *   -DPIPE=1    reader 1 waits for its wake pipe (ring_arm), not on the futex
  *   -DBREAK     broken by its creator at any moment
  *   -DARENA     arena.c: recycling a block whose sender died, against a reader that takes a hold on it
+ *   -DARENA -DFORWARD   the same, against a block that a living peer passes on to another
  *
  * Spin explores interleavings of a memory without caches, so store buffers are explicit: a plain store goes through the
  * process's FIFO `buffer`, which `Memory` empties whenever it likes; a seq_cst read-modify-write or store first waits
@@ -21,6 +22,7 @@
  *   RECYCLE_NO_RECHECK    no second look at the holds after the generation was taken away
  *   RECYCLE_PLAIN         the generation is taken away by a plain store
  *   PEERS_ONCE            the number of peers is not read again for the second look
+ *   SCAN_ONCE             a hold that moved during the scan is not noticed (`moves`)
  *   HOLD_NO_RECHECK       a reader takes a hold without a look at the generation
  *   CHECK_BEFORE_HOLD     a reader looks at the generation before it takes its hold
  */
@@ -297,7 +299,7 @@ init {
  * A message (block, generation 1) is on its way to the reader; the sender drops its hold, by dying, at any moment. */
 #define GENERATIONS 3
 
-byte generation = 1, data = 1, holds[3], peers_end = 2;
+byte generation = 1, data = 1, holds[3], peers_end = 2, moves = 0;
 chan owner_buffer = [2] of { byte };
 
 proctype Memory() {
@@ -309,17 +311,26 @@ end:
 }
 
 inline look(end_) {
-    held = false;
-    i = 0;
     do
-    :: i < end_ -> if :: holds[i] -> held = true :: else fi; i++
-    :: else -> break
+    :: seen = moves;
+       held = false;
+       i = 0;
+       do
+       :: i < end_ -> if :: holds[i] -> held = true :: else fi; i++
+       :: else -> break
+       od;
+       i = 0;
+#ifdef SCAN_ONCE
+       break
+#else
+       if :: held || moves == seen -> break :: else fi
+#endif
     od;
-    i = 0
+    seen = 0
 }
 
 proctype Owner() {
-    byte i, end_, next = 1;
+    byte i, end_, seen, next = 1;
     bool held;
 end:
     do
@@ -366,8 +377,10 @@ proctype Reader() {
 #ifdef CHECK_BEFORE_HOLD
     good = (generation == 1);
     holds[2] = holds[2] + 1;
+    moves++;
 #else
     holds[2] = holds[2] + 1;
+    moves++;
 #ifdef HOLD_NO_RECHECK
     good = true;
 #else
@@ -383,9 +396,27 @@ proctype Reader() {
     holds[2] = holds[2] - 1
 }
 
+#ifdef FORWARD
+/* Peer 2 has the block and sends it on to peer 1, whose counter the owner's scan may have passed already. */
+proctype Forward() {
+    holds[1] = holds[1] + 1; /* arena_hold, in the receiver */
+    moves++;
+    holds[2] = holds[2] - 1; /* the sender sees that it was taken */
+    assert(data == 1);
+    assert(generation == 1); /* it can be sent on again */
+    holds[1] = holds[1] - 1
+}
+
+init {
+    holds[2] = 1;
+    peers_end = 3;
+    atomic { run Memory(); run Owner(); run Forward() }
+}
+#else
 init {
     holds[1] = 1;
     atomic { run Memory(); run Owner(); run Sender(); run Reader() }
 }
+#endif
 
 #endif

@@ -17,6 +17,7 @@ HOLD = [
     ["-DBREAK", "-DSLOTS=1", "-DMESSAGES=2"],
     ["-DBREAK", "-DSLOTS=1", "-DMESSAGES=1", "-DPIPE=1"],
     ["-DARENA"],
+    ["-DARENA", "-DFORWARD"],
 ]
 #: A protocol with one step taken out.
 MUTANTS = [
@@ -30,6 +31,7 @@ MUTANTS = [
     ["-DARENA", "-DRECYCLE_NO_RECHECK"],
     ["-DARENA", "-DRECYCLE_PLAIN"],
     ["-DARENA", "-DPEERS_ONCE"],
+    ["-DARENA", "-DFORWARD", "-DSCAN_ONCE"],
     ["-DARENA", "-DHOLD_NO_RECHECK"],
     ["-DARENA", "-DCHECK_BEFORE_HOLD"],
 ]

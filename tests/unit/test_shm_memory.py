@@ -391,3 +391,27 @@ def test_resident_memory_comes_back_to_the_machine() -> None:
     del found
     trim()
     assert shared_pages() < before + (16 << 20)
+
+
+@pytest.mark.parametrize("before", [1, 8, 20, 100])
+@pytest.mark.parametrize("unread", [0, 1, 5])
+def test_what_a_message_in_flight_holds_stays_whatever_was_sent_before_it(before: int, unread: int) -> None:
+    channel = create_channel(ChannelSpec("held", "shm", slots=8))
+    writer, reader = open_writer(channel.spec), open_reader(channel.spec)
+    for i in range(before):
+        writer.write(i, i)
+        assert reader.read(i) == i
+    for i in range(unread):
+        writer.write(i, before + i)
+    large = np.arange(20_000)
+    writer.write(large, before + unread)
+    writer.write("after", before + unread + 1)
+    for i in range(unread):
+        assert reader.read(before + i) == i
+    others = [empty(20_000, np.int64) for _ in range(4)]  # would take its memory, were it free
+    for other in others:
+        other[:] = -1
+    assert np.array_equal(reader.read(before + unread), large)
+    assert reader.read(before + unread + 1) == "after"
+    writer.close()
+    channel.destroy()
