@@ -107,9 +107,8 @@ class CompiledGraph:
         self._teardown = threading.Lock()
         self._torn_down = False
         self._state = threading.Lock()
-        #: Why nothing can be executed any more; guarded by _state, as is whether the channels were broken for it.
+        #: Why nothing can be executed any more, and whether the channels were broken for it; set under _state.
         self._end: BaseException | None = None
-        self._broken = False
         self._failed = threading.Event()
         self._writes: list[tuple[Callable[[Any, int], None], InputAccess | None]] = [
             (installation.writers[name].write, _WHOLE if access in (_WHOLE, _FIRST) else access)
@@ -151,24 +150,22 @@ class CompiledGraph:
         MessageTooLargeError, SerializationError or ArenaFullError for an argument that cannot be sent. The graph is
         as usable as before after all of them but GraphClosedError and ActorDiedError.
         """
-        window = self._window
         while True:
-            # Outside the lock: who waits for a place must not keep others from ending the graph.
-            if window.begun >= window.room and window.full:
-                self._wait_for_place()
             with self._submit:
-                if window.begun < window.room or not window.full:
+                if not self._window.full:
                     return self._begin(args, kwargs)
+            # Outside the lock: who waits for a place must not keep others from ending the graph.
+            self._wait_for_place()
 
     async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
         """As `execute`, for a coroutine: awaits a place among the executions under way. Await the refs, too."""
         while True:
-            while self._window.full:
-                execution = self._window.finished + 1
-                await self._receivers[self._window.laggards()[0]].delivered_async(execution)
             with self._submit:
                 if not self._window.full:
                     return self._begin(args, kwargs)
+            needed = self._window.needed
+            for receiver in self._receivers:
+                await receiver.delivered_async(needed)
 
     def map(self, inputs: Iterable[Any], *, progress: bool = False) -> Iterator[Any]:
         """The results of many executions, in the order of `inputs`, with at most `max_inflight` under way or unread.
@@ -240,11 +237,9 @@ class CompiledGraph:
 
     def _wait_for_place(self) -> None:
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
-        while self._window.full:
-            execution = self._window.finished + 1
-            for laggard in self._window.laggards():
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                self._receivers[laggard].wait(execution, left)
+        needed = self._window.needed
+        for receiver in self._receivers:
+            receiver.wait(needed, None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     # ---- looking ----
 
@@ -319,7 +314,7 @@ class CompiledGraph:
                 trim()
 
     def _wait_for_loops(self, loops: dict[str, Future[Any]], timeout: float) -> None:
-        failed = self._broken
+        failed = self._failed.is_set()
         _, pending = wait(loops.values(), min(timeout, 1.0) if failed else timeout)
         if failed or not pending:
             return
@@ -366,12 +361,11 @@ class CompiledGraph:
     def _fail(self, error: BaseException) -> None:
         """It cannot go on: stop every loop where it waits. Also while it is torn down: the dead pass nothing on."""
         with self._state:
-            if self._broken:
+            if self._failed.is_set():
                 return
-            self._broken = True
             if self._end is None or isinstance(error, ActorDiedError):
                 self._end = error
-        self._failed.set()
+            self._failed.set()
         self._installation.break_(str(error))
 
     def _on_death(self, actor_id: ActorId, death: ActorDiedError) -> None:

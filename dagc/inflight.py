@@ -28,8 +28,8 @@ class Window:
         #: Of each output channel: the last execution that it delivered.
         self.delivered = [0] * channels
         self._wanted: list[deque[ResultRef]] = [deque() for _ in range(channels)]
-        #: There was room up to this execution when somebody last looked: it can only have become more.
-        self.room = limit
+        # There was room up to this execution when somebody last looked: it can only have become more.
+        self._room = limit
 
     @property
     def finished(self) -> int:
@@ -42,15 +42,18 @@ class Window:
 
     @property
     def full(self) -> bool:
-        if self.begun < self.room:
+        if self.begun < self._room:
             return False
-        self.room = self.finished + self.limit
-        return self.begun >= self.room
+        self._room = self.finished + self.limit
+        return self.begun >= self._room
 
-    def laggards(self) -> list[int]:
-        """The channels that the oldest execution under way waits for."""
-        finished = self.finished
-        return [channel for channel, last in enumerate(self.delivered) if last == finished]
+    @property
+    def needed(self) -> int:
+        """The execution that every channel must have delivered before one more has a place.
+
+        Counted from the last one that was begun, so that it is never one that was not: nobody would deliver that.
+        """
+        return self.begun + 1 - self.limit
 
     def begin(self, refs: Sequence[ResultRef]) -> None:
         """The next execution begins; `refs[channel]` gets what the channel delivers for it."""

@@ -42,10 +42,10 @@ def test_an_execution_is_under_way_until_every_channel_delivered_it() -> None:
     assert (window.under_way, window.full) == (0, False)
     begin(window)
     begin(window)
-    assert (window.under_way, window.full, window.laggards()) == (2, True, [0, 1])
+    assert (window.under_way, window.full, window.needed) == (2, True, 1)
     window.deliver(0, 1)
     window.deliver(0, 2)
-    assert (window.finished, window.full, window.laggards()) == (0, True, [1])
+    assert (window.finished, window.full, window.needed) == (0, True, 1)
     window.deliver(1, 1)
     assert (window.finished, window.under_way, window.full) == (1, 1, False)
 
@@ -97,3 +97,12 @@ def test_a_window_without_outputs_to_wait_for_is_never_full() -> None:
     for _ in range(5):
         window.begin([])
     assert (window.under_way, window.full) == (0, False)
+
+
+def test_what_a_place_needs_has_been_begun_whatever_is_delivered_meanwhile() -> None:
+    window = Window(1, 1)
+    begin(window)
+    assert window.full
+    window.deliver(0, "by another thread, after the look")
+    assert window.needed <= window.begun
+    assert window.delivered[0] >= window.needed
