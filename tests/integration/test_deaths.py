@@ -73,8 +73,10 @@ def test_killed_while_idle(victim: int) -> None:
     ids = pids(stages)
     with dagc.compile(chain(stages), name="idle") as graph:
         assert graph.execute(1).get(timeout=HANG) == 1
-        os.kill(ids[victim], signal.SIGKILL)
-        psutil.wait_procs([psutil.Process(ids[victim])] if psutil.pid_exists(ids[victim]) else [], timeout=HANG)
+        process = psutil.Process(ids[victim])
+        process.kill()
+        _, alive = psutil.wait_procs([process], timeout=HANG)
+        assert alive == []
         with pytest.raises(dagc.ActorDiedError) as raised:
             graph.execute(2).get(timeout=HANG)
         assert raised.value.pid == ids[victim]
