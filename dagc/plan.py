@@ -3,7 +3,7 @@
 It holds no handles, no sockets and no arrays, so that every pass that makes one is tested with strings, and a plan in a
 bug report can be replayed.
 
-    plan pipeline: 3 parties, 3 channels, 8 ops, 96 KiB of slots
+    plan pipeline: 8 in flight, bind order, 3 parties, 3 channels, 8 ops, 96 KiB of slots
 
     channels:
       input             driver   ->  Stage_0  shm  8 x 4096
@@ -21,15 +21,17 @@ After torch.distributed.pipelining (schedules.py), whose actions and schedules a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from dagc.errors import GraphError
 
-__all__ = ["Channel", "Op", "OpKind", "Plan", "Schedule", "grid"]
+__all__ = ["Channel", "Group", "Op", "OpKind", "Plan", "Schedule", "grid"]
+
+T = TypeVar("T")
 
 #: Rows of a grid around each mark, and how many rows are too few to be worth cutting.
 _CONTEXT_ROWS, _WHOLE_ROWS = 4, 24
@@ -37,16 +39,24 @@ _CONTEXT_ROWS, _WHOLE_ROWS = 4, 24
 
 class OpKind(Enum):
     RECV = "recv"  #: take the next message of a channel
-    RUN = "run"  #: make a call of the graph
+    RUN = "run"  #: make a call of the graph, or several one right after the other
     SEND = "send"  #: publish a value as the next message of a channel
+    POST = "post"  #: begin to receive the next message of a rendezvous channel; a later recv waits for it
+    JOIN = "join"  #: take part in a collective: it is done when every member of the group has joined
 
 
 class Op(NamedTuple):
     """One step of a party. `str(op)` and `Op.parse` are inverses."""
 
     kind: OpKind
-    #: RECV and SEND: a channel, which is named like the value that it carries. RUN: a call.
+    #: RECV, SEND and POST: a channel, which is named like the value that it carries. JOIN: a group. RUN: a call, or
+    #: calls that were fused, with "+" between them.
     target: str
+
+    @property
+    def calls(self) -> tuple[str, ...]:
+        """The calls that a RUN makes, in order."""
+        return tuple(self.target.split("+")) if self.kind is OpKind.RUN else ()
 
     def __str__(self) -> str:
         return f"{self.kind.value} {self.target}"
@@ -54,7 +64,7 @@ class Op(NamedTuple):
     @staticmethod
     def parse(text: str) -> Op:
         """Raises GraphError if `text` is not an op."""
-        match = re.fullmatch(r"\s*(recv|run|send)\s+(\S+)\s*", text)
+        match = re.fullmatch(r"\s*(recv|run|send|post|join)\s+(\S+)\s*", text)
         if match is None:
             raise GraphError(f"not an op: {text!r}; expected for example 'recv input' or 'run Stage_0.forward'")
         return Op(OpKind(match[1]), match[2])
@@ -94,6 +104,27 @@ class Channel(NamedTuple):
         return Channel(match[1], match[2], readers, match[4], int(match[5]), int(match[6]))
 
 
+class Group(NamedTuple):
+    """A collective: its members meet once in each execution. `str` and `parse` are inverses."""
+
+    name: str
+    #: As in torch.distributed: "allreduce", "allgather", "reducescatter" or "broadcast".
+    kind: str
+    #: In the order of their ranks.
+    members: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}  {self.kind}  {', '.join(self.members)}"
+
+    @staticmethod
+    def parse(text: str) -> Group:
+        """Raises GraphError if `text` is not a line of the table of groups."""
+        match = re.fullmatch(r"\s*(\S+)\s+(\w+)\s+([^\s,]+(?:,\s*[^\s,]+)*)\s*", text)
+        if match is None:
+            raise GraphError(f"not a group: {text!r}; expected for example 'sum  allreduce  Rank_0, Rank_1'")
+        return Group(match[1], match[2], tuple(re.split(r",\s*", match[3])))
+
+
 #: Party -> its ops in one execution, in order.
 Schedule = Mapping[str, tuple[Op, ...]]
 
@@ -107,6 +138,11 @@ class Plan:
     channels: tuple[Channel, ...]
     #: The driver first, then the actors in the order of the graph.
     schedule: Schedule
+    groups: tuple[Group, ...] = ()
+    #: Executions that may be under way at the same time.
+    max_inflight: int = 1
+    #: "bind": an actor ends one execution before it begins the next. "free": while one waits, it may begin the next.
+    order: str = "bind"
 
     @cached_property
     def by_name(self) -> Mapping[str, Channel]:
@@ -119,6 +155,8 @@ class Plan:
 
     def __str__(self) -> str:
         counts = [
+            f"{self.max_inflight} in flight",
+            f"{self.order} order",
             _count(len(self.schedule), "party", "parties"),
             _count(len(self.channels), "channel", "channels"),
             _count(sum(map(len, self.schedule.values())), "op", "ops"),
@@ -126,6 +164,9 @@ class Plan:
         ]
         lines = [f"plan {self.name}: {', '.join(counts)}", "", "channels:"]
         lines += [f"  {row}" for row in _align([channel.cells() for channel in self.channels])]
+        if self.groups:
+            lines += ["", "groups:"]
+            lines += [f"  {row}" for row in _align([str(group).split("  ") for group in self.groups])]
         for party, ops in self.schedule.items():
             lines += ["", f"{party}:"]
             lines += [f"  {op.kind.value:4} {op.target}" for op in ops]
@@ -133,41 +174,45 @@ class Plan:
 
     @staticmethod
     def parse(text: str) -> Plan:
-        """The plan that prints as `text`; the counts of the first line are not read, nor lines that begin with #.
+        """The plan that prints as `text`; what the first line counts is not read, nor lines that begin with #.
 
         Raises GraphError with the number of the line, what was found there and an example of what is expected.
         """
-        name: str | None = None
+        first: tuple[str, int, str] | None = None
         channels: list[Channel] | None = None
+        groups: list[Group] = []
         schedule: dict[str, list[Op]] = {}
-        ops: list[Op] | None = None
+        add: Callable[[str], None] | None = None
         for number, line in enumerate(text.splitlines(), start=1):
             if not line.strip() or line.startswith("#"):
                 continue
             try:
-                if name is None:
-                    name = _parse_first(line)
-                elif not line[0].isspace():
+                if first is None:
+                    first = _parse_first(line)
+                elif line[0].isspace():
+                    if add is None:
+                        raise GraphError(f"{line!r} stands under no heading; expected 'channels:' or a party")
+                    add(line)
+                else:
                     heading = _parse_heading(line)
                     if channels is None:
                         if heading != "channels":
                             raise GraphError(f"heading {line!r}; expected 'channels:' before the first party")
                         channels = []
+                        add = _adder(channels, Channel.parse)
+                    elif heading == "groups" and not schedule:
+                        add = _adder(groups, Group.parse)
                     elif heading in schedule:
                         raise GraphError(f"party {heading!r} stands twice; expected one list of ops for each")
                     else:
-                        ops = schedule[heading] = []
-                elif ops is not None:
-                    ops.append(Op.parse(line))
-                elif channels is not None:
-                    channels.append(Channel.parse(line))
-                else:
-                    raise GraphError(f"{line!r} stands under no heading; expected 'channels:' or a party, as 'driver:'")
+                        add = _adder(schedule.setdefault(heading, []), Op.parse)
             except GraphError as error:
                 raise GraphError(f"line {number} of the plan: {error}") from None
-        if name is None or channels is None:
+        if first is None or channels is None:
             raise GraphError("the plan ends too early; expected 'plan NAME: ...', then 'channels:', then the parties")
-        return Plan(name, tuple(channels), {party: tuple(ops) for party, ops in schedule.items()})
+        name, max_inflight, order = first
+        ops = {party: tuple(found) for party, found in schedule.items()}
+        return Plan(name, tuple(channels), ops, tuple(groups), max_inflight, order)
 
 
 def grid(schedule: Schedule, at: Mapping[str, int] | None = None) -> str:
@@ -203,11 +248,17 @@ def _align(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
 
 
-def _parse_first(line: str) -> str:
-    match = re.match(r"plan (\S+):( |$)", line)
+def _parse_first(line: str) -> tuple[str, int, str]:
+    match = re.match(r"plan (\S+): (\d+) in flight, (bind|free) order(, |$)", line)
     if match is None:
-        raise GraphError(f"{line!r}; expected the first line to be for example 'plan pipeline: 2 parties'")
-    return match[1]
+        raise GraphError(
+            f"{line!r}; expected the first line to be for example 'plan pipeline: 8 in flight, bind order'"
+        )
+    return match[1], int(match[2]), match[3]
+
+
+def _adder(found: list[T], parse: Callable[[str], T]) -> Callable[[str], None]:
+    return lambda line: found.append(parse(line))
 
 
 def _parse_heading(line: str) -> str:

@@ -27,4 +27,4 @@ def make_plan(graph: Graph, placement: Placement, options: CompileOptions) -> Pl
     channels = make_channels(transports, options)
     schedule = order_ops(graph, channels)
     simulate(schedule, channels)
-    return Plan(options.name, channels, schedule)
+    return Plan(options.name, channels, schedule, max_inflight=options.max_inflight)

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from dagc.bind import InputNode
 from dagc.errors import GraphError
-from dagc.plan import Channel, Op, OpKind, Plan, grid
+from dagc.plan import Channel, Group, Op, OpKind, Plan, grid
 from tests.fakes import actors, plan_of
 
 TEXT = """\
-plan test: 3 parties, 3 channels, 8 ops, 96 KiB of slots
+plan test: 8 in flight, bind order, 3 parties, 3 channels, 8 ops, 96 KiB of slots
 
 channels:
   input            driver   ->  Stage_0  shm  8 x 4096
@@ -54,11 +54,17 @@ channels = st.builds(
     st.integers(64, 2**20),
 )
 ops = st.builds(Op, st.sampled_from(OpKind), words)
+groups = st.builds(
+    Group, words, st.sampled_from(["allreduce", "allgather"]), st.lists(parties, min_size=1, max_size=3).map(tuple)
+)
 plans = st.builds(
     Plan,
     words,
     st.lists(channels, max_size=4).map(tuple),
     st.dictionaries(parties, st.lists(ops, max_size=4).map(tuple), max_size=4),
+    st.lists(groups, max_size=2).map(tuple),
+    st.integers(1, 64),
+    st.sampled_from(["bind", "free"]),
 )
 
 
@@ -70,17 +76,23 @@ def test_every_plan_parses_back(plan: Plan) -> None:
     assert list(parsed.schedule) == list(plan.schedule)
 
 
-@given(ops, channels)
+@given(ops, channels, groups)
 @settings(derandomize=True, max_examples=50, deadline=None)
-def test_ops_and_channels_parse_back(op: Op, channel: Channel) -> None:
+def test_ops_and_channels_parse_back(op: Op, channel: Channel, group: Group) -> None:
     assert Op.parse(str(op)) == op
     assert Channel.parse(str(channel)) == channel
+    assert Group.parse(str(group)) == group
+
+
+def test_a_fused_op_names_its_calls() -> None:
+    assert Op.parse("run a+b").calls == ("a", "b")
+    assert Op.parse("recv a").calls == ()
 
 
 @pytest.mark.parametrize(
     ("line", "text", "message"),
     [
-        (1, "plan", "expected the first line to be for example 'plan pipeline: 2 parties'"),
+        (1, "plan", "expected the first line to be for example 'plan pipeline: 8 in flight, bind order'"),
         (3, "driver:", "expected 'channels:' before the first party"),
         (3, "  input driver -> A shm 8 x 64", "stands under no heading"),
         (4, "  input driver A shm 8 x 64", "expected for example 'input  driver  ->  Stage_0, Stage_1  shm  8 x 4096'"),
@@ -98,7 +110,7 @@ def test_a_failed_parse_says_the_line_and_what_is_expected(line: int, text: str,
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "plan x: 1 party\n"])
+@pytest.mark.parametrize("text", ["", "plan x: 1 in flight, bind order, 1 party\n"])
 def test_a_plan_that_ends_too_early_is_refused(text: str) -> None:
     with pytest.raises(GraphError, match="the plan ends too early; expected 'plan NAME"):
         Plan.parse(text)
