@@ -14,7 +14,13 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from channels import _ring
+try:
+    from channels import _ring
+except ImportError as error:
+    raise ImportError(
+        f"the C extension of dagc does not load: {error}; build it for this Python: pip install --force-reinstall "
+        "dagc, or in a checkout: python setup.py build_ext --inplace"
+    ) from error
 from channels.base import Channel, ChannelStatistics, Reader, Writer
 from channels.serialize import decode, encode
 from channels.spec import ChannelSpec

@@ -15,8 +15,9 @@ with dagc.compile(x) as graph:
 from __future__ import annotations
 
 from dagc.bind import InputNode, MultiOutputNode
-from dagc.compile import compile  # noqa: A004 - the public name; dagc.compile reads like re.compile and torch.compile
-from dagc.compiled import CompiledGraph, GraphStatistics
+from dagc.compile import compile, plan  # noqa: A004 - the public name; reads like re.compile and torch.compile
+from dagc.compiled import CompiledGraph
+from dagc.costs import Costs
 from dagc.dynamic import run
 from dagc.errors import (
     ActorDiedError,
@@ -37,8 +38,13 @@ from dagc.errors import (
     SerializationError,
     WrongArgumentsError,
 )
+from dagc.partition import partition
+from dagc.plan import Plan
+from dagc.predict import Prediction, predict
 from dagc.refs import ResultRef
 from dagc.session import get, shutdown
+from dagc.statistics import GraphStatistics
+from dagc.trace import Trace
 from runtime import ActorHandle, ObjectRef, init, kill, method, put, remote, wait
 
 __all__ = [
@@ -50,6 +56,7 @@ __all__ = [
     "ChannelError",
     "ChannelTimeout",
     "CompiledGraph",
+    "Costs",
     "DagcError",
     "DeadlockError",
     "EngineError",
@@ -62,15 +69,21 @@ __all__ = [
     "MultiOutputNode",
     "NoSuchMethodError",
     "ObjectRef",
+    "Plan",
+    "Prediction",
     "ResultLostError",
     "ResultRef",
     "SerializationError",
+    "Trace",
     "WrongArgumentsError",
     "compile",
     "get",
     "init",
     "kill",
     "method",
+    "partition",
+    "plan",
+    "predict",
     "put",
     "remote",
     "run",

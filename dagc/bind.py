@@ -10,13 +10,14 @@ These are records, like the BoundCalls of runtime/calls.py; dagc/build.py turns 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import Token
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, final
 
 from dagc.errors import GraphError, InputPartError
 from dagc.program import InputAccess
-from runtime.calls import DagNode
+from runtime.calls import BoundCall, DagNode, recorded_calls
 
 __all__ = ["InputNode", "InputPart", "MultiOutputNode"]
 
@@ -25,18 +26,24 @@ __all__ = ["InputNode", "InputPart", "MultiOutputNode"]
 class InputNode(DagNode):
     """What `execute` is given. Use it whole, or its parts: `x[0]`, `x["mask"]` and `x.mask` are arguments of `execute`.
 
-    It can be used as a context manager, which shows where a DAG is written and does nothing else.
+    Every call that is bound inside `with InputNode() as x:` is made in each execution, also one whose value nobody
+    reads (a leaf). Of calls that are bound elsewhere those are made that an output needs.
     """
 
-    __slots__ = ()
+    __slots__ = ("_calls", "_tokens")
+
+    def __init__(self) -> None:
+        self._calls: list[BoundCall] = []
+        self._tokens: list[Token[list[BoundCall] | None]] = []
 
     def __enter__(self) -> InputNode:
+        self._tokens.append(recorded_calls.set(self._calls))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        return None
+        recorded_calls.reset(self._tokens.pop())
 
     def __getitem__(self, key: int | str) -> InputPart:
         """The positional argument of `execute` with this index, or the keyword argument of this name."""

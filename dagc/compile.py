@@ -13,10 +13,13 @@ from dagc.install import install
 from dagc.options import CompileOptions
 from dagc.passes.lower import lower
 from dagc.placement import locate
+from dagc.plan import Plan
 from dagc.planner import make_plan
+from dagc.ranges import check_ranges
+from dagc.workers import start_workers
 from runtime import current
 
-__all__ = ["compile"]
+__all__ = ["compile", "plan"]
 
 
 def compile(  # noqa: A001 - the public name; dagc.compile reads like re.compile and torch.compile
@@ -28,16 +31,30 @@ def compile(  # noqa: A001 - the public name; dagc.compile reads like re.compile
     """Compile a DAG: a node that a `bind` returned, or a MultiOutputNode of several.
 
     The DAG itself is not changed; compile it as often as you like. Returns once every actor waits for the first
-    execution. Options (see CompileOptions): max_inflight, buffer_bytes, max_message_bytes, timeout, spin.
+    execution. Options (see CompileOptions): max_inflight, buffer_bytes, max_message_bytes, timeout, spin, order, trace.
 
     Raises GraphError for a DAG or an option that makes no sense, DeadlockError for a plan that cannot finish,
     ActorDiedError for an actor that is dead, ArenaFullError without memory for the channels.
     """
     chosen = CompileOptions.from_keywords({"name": name, **options})
-    graph = build_graph(dag)
+    if chosen.trace == "nvtx":
+        check_ranges()
+    bound = build_graph(dag)
     engine = current.engine()
-    placement = locate(graph, engine)
-    plan = make_plan(graph, placement, chosen)
-    lowered = lower(plan, graph)
-    installation = install(plan, lowered, graph.actors, engine, chosen)
-    return CompiledGraph(graph, plan, lowered.driver, installation, engine, chosen)
+    with start_workers(bound, engine) as graph:
+        placement = locate(graph, engine)
+        made = make_plan(graph, placement, chosen)
+        lowered = lower(made, graph)
+        installation = install(made, lowered, graph.actors, bound.workers, engine, chosen)
+        return CompiledGraph(graph, made, placement, lowered.driver, installation, engine, chosen)
+
+
+def plan(dag: Any, *, name: str | None = None, **options: Any) -> Plan:
+    """The plan that `compile` would run, without running or starting anything but what was started already.
+
+    With `dagc.init(engine="plan")` before the actors are made, nothing is started at all: so a plan for 512 GPUs can be
+    looked at, and predicted (dagc.predict), on a laptop. Raises what `compile` raises before it installs.
+    """
+    chosen = CompileOptions.from_keywords({"name": name, **options})
+    graph = build_graph(dag)
+    return make_plan(graph, locate(graph, current.engine()), chosen)

@@ -8,63 +8,52 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 
-from channels import ChannelBroken, ChannelClosed, ChannelStatistics, Failure, empty
+from channels import ChannelBroken, ChannelClosed, Failure, empty
 from channels.shm import trim
-from dagc.errors import ActorDiedError, GetTimeoutError, GraphClosedError, GraphError
+from dagc.costs import Costs
+from dagc.draw import svg_text, visualize
+from dagc.ending import REASON_SECONDS, Ending
+from dagc.errors import GetTimeoutError, GraphClosedError, GraphError
+from dagc.explain import explain
 from dagc.graph import Graph
 from dagc.inflight import Window
 from dagc.inputs import check_inputs, take
 from dagc.install import Installation
 from dagc.options import CompileOptions
+from dagc.placement import Placement
 from dagc.plan import Plan
+from dagc.predict import Prediction, predict
 from dagc.program import DriverProgram, InputAccess
-from dagc.progress import explain_wait, positions
 from dagc.receive import Receiver
 from dagc.refs import ResultRef
+from dagc.report import write_report
+from dagc.self_wait import self_wait
+from dagc.statistics import GraphStatistics
+from dagc.trace import Trace
+from dagc.tracing import collect_trace
 from runtime.engine import Engine
-from runtime.ids import ActorId
 
-__all__ = ["CompiledGraph", "GraphStatistics", "open_graphs"]
+__all__ = ["CompiledGraph", "open_graphs"]
 
 #: Every graph of this process that was not torn down; `dagc.shutdown` tears them down first.
 open_graphs: weakref.WeakSet[CompiledGraph] = weakref.WeakSet()
 
-
-#: How long the report of a loop that failed may take to arrive after its channels have ended.
-REASON_SECONDS = 5.0
 #: The input as a whole, or its first part: both are the first argument.
 _WHOLE, _FIRST = InputAccess(None), InputAccess(0)
-
-
-@dataclass(frozen=True)
-class GraphStatistics:
-    """What a graph has done so far, at one moment."""
-
-    name: str
-    #: Executions that were begun, and those whose every result has been received.
-    executions: int
-    finished: int
-    max_inflight: int
-    channels: tuple[ChannelStatistics, ...]
-
-    @property
-    def in_flight(self) -> int:
-        return self.executions - self.finished
 
 
 class _Given:
@@ -92,6 +81,7 @@ class CompiledGraph:
         self,
         graph: Graph,
         plan: Plan,
+        placement: Placement,
         driver: DriverProgram,
         installation: Installation,
         engine: Engine,
@@ -102,23 +92,29 @@ class CompiledGraph:
         self._plan = plan
         self._driver = driver
         self._installation = installation
+        self._engine = engine
         self._timeout = options.timeout
         self._submit = threading.Lock()
         self._teardown = threading.Lock()
         self._torn_down = False
-        self._state = threading.Lock()
-        #: Why nothing can be executed any more, and whether the channels were broken for it; set under _state.
-        self._end: BaseException | None = None
-        self._failed = threading.Event()
         self._writes: list[tuple[Callable[[Any, int], None], InputAccess | None]] = [
             (installation.writers[name].write, _WHOLE if access in (_WHOLE, _FIRST) else access)
             for name, access in driver.sends.items()
         ]
         channels = list(installation.readers)
         self._window = Window(len(channels), options.max_inflight)
+        self._ending = ending = Ending(plan, installation, self._window, graph.actors, engine)
+        self._guard = self_wait(graph, plan, placement, ending.channel_statistics)
         self._receivers = [
             Receiver(
-                reader, self._window, index, options.timeout, self._explain_wait, self._fault, self._taken_of(name)
+                reader,
+                self._window,
+                index,
+                options.timeout,
+                ending.explain_wait,
+                ending.fault,
+                self._taken_of(name),
+                self._guard,
             )
             for index, (name, reader) in enumerate(installation.readers.items())
         ]
@@ -127,6 +123,8 @@ class CompiledGraph:
             (-1 if output.channel is None else channels.index(output.channel), output.access, _Given(output.name))
             for output in driver.outputs
         ]
+        #: The indices of the channels that tell of the ends of leaves.
+        self._leaves = [channels.index(name) for name in driver.leaves]
         #: One argument in, by one channel, and one value out.
         self._plain = (
             list(driver.sends.values()) in ([_WHOLE], [_FIRST])
@@ -134,10 +132,6 @@ class CompiledGraph:
             and not driver.multi
         )
         self._write, _ = self._writes[0]  # there is one: the input, or a tick
-        self._labels = {handle._actor_id: name for name, handle in graph.actors.items()}
-        self._watch = engine.watch(list(graph.actors.values()), _weak_on_death(weakref.ref(self)))
-        for actor, loop in installation.loops.items():
-            loop.done.add_done_callback(_weak_on_loop_end(weakref.ref(self), actor))
         open_graphs.add(self)
 
     # ---- executing ----
@@ -192,8 +186,8 @@ class CompiledGraph:
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Number an execution and write its inputs; the submit lock is held."""
-        if self._end is not None:
-            raise self._fault()
+        if self._ending.reason is not None:
+            raise self._ending.fault()
         driver, window = self._driver, self._window
         if len(args) != driver.positional or kwargs or driver.keywords:
             check_inputs(self.name, driver.positional, driver.keywords, args, kwargs)
@@ -218,15 +212,19 @@ class CompiledGraph:
             refs[index] if access is None else ResultRef(given, execution, take(access, args, kwargs))
             for index, access, given in self._outputs
         ]
+        if self._leaves:
+            leaves = tuple(refs[index] for index in self._leaves)
+            for result in results:
+                result.leaves = leaves
         return results if driver.multi else results[0]
 
     def _refuse(self, execution: int, error: BaseException) -> BaseException:
         """An input was not sent; returns what to raise. Who has a part of this execution already must get the others,
         as failures that nobody reads; if nobody has one, it never began."""
         if isinstance(error, (ChannelClosed, ChannelBroken)):
-            return self._fault(error)
+            return self._ending.fault(error)
         writers = self._installation.writers
-        counted = self._channel_statistics()
+        counted = self._ending.channel_statistics()
         unsent = [name for name in writers if counted[name].messages < execution]
         if len(unsent) == len(writers):
             self._window.cancel(execution)
@@ -244,8 +242,53 @@ class CompiledGraph:
     # ---- looking ----
 
     def explain(self) -> str:
-        """The graph and its plan as text: channels, and what each actor does in every execution."""
-        return f"graph {self.name}:\n{self._graph}\n\n{self._plan}"
+        """The graph and its plan as text: channels, what each actor does in every execution, and what strikes."""
+        return explain(self._graph, self._plan)
+
+    def visualize(self, path: str | os.PathLike[str]) -> None:
+        """Draw the graph: to a file that ends in .svg, .png (needs pillow) or .dot. Raises GraphError for another."""
+        visualize(self._graph, self._plan, path)
+
+    def trace(self, path: str | os.PathLike[str] | None = None) -> Trace:
+        """What was timed so far, of a graph that was compiled with trace=True: a span for each op of the last
+        executions that are finished. With `path` it is also written there, for ui.perfetto.dev or chrome://tracing.
+
+        Raises GraphError without trace=True, ActorDiedError if an actor that was to be asked is dead.
+        """
+        recorder = self._installation.recorder
+        if recorder is None:
+            raise GraphError(f"graph {self.name} was compiled without a trace; write dagc.compile(dag, trace=True)")
+        found = collect_trace(self._plan, recorder, self._installation.loops, self._graph.actors, self._engine)
+        if path is not None:
+            found.save(path)
+        return found
+
+    def predict(self, costs: Costs | Mapping[str, float] | None = None, *, cores: int | None = None) -> Prediction:
+        """What latency, throughput and idle shares the plan would have with these costs, on so many cores.
+
+        costs: by default those of the trace; or seconds, by the names of the calls. cores: by default those that this
+        process may use. Raises GraphError for costs of calls that there are not, or without any executions to learn
+        from.
+        """
+        return predict(self._plan, self.trace().costs() if costs is None else costs, cores=cores)
+
+    def report(self, path: str | os.PathLike[str]) -> None:
+        """Write one page of HTML about what ran: the graph, the schedule as it was and as predicted, ops, channels.
+
+        Of a graph that was compiled with trace=True; before its first execution the page says what to do. Raises
+        GraphError without trace=True.
+        """
+        trace = self.trace()
+        executed = all(len(party.executions) for party in trace.parties.values())
+        write_report(
+            path,
+            graph=self._graph,
+            plan=self._plan,
+            trace=trace,
+            statistics=self.statistics(),
+            prediction=predict(self._plan, trace.costs()) if executed else None,
+            drawing=svg_text(self._graph, self._plan, prefix="graph"),
+        )
 
     def statistics(self) -> GraphStatistics:
         """How much was executed, and what each channel has carried."""
@@ -263,18 +306,13 @@ class CompiledGraph:
         return self._plan
 
     def __repr__(self) -> str:
-        state = "running" if self._end is None else f"ended: {self._end}"
+        reason = self._ending.reason
+        state = "running" if reason is None else f"ended: {reason}"
         return f"CompiledGraph({self.name}, {len(self._graph.actors)} actors, {state})"
 
     def _taken_of(self, name: str) -> Callable[[], int]:
         channel, index = self._installation.channels[name], self._driver.reads[name]
         return lambda: channel.statistics().read[index]
-
-    def _channel_statistics(self) -> dict[str, ChannelStatistics]:
-        return {name: channel.statistics() for name, channel in self._installation.channels.items()}
-
-    def _explain_wait(self, execution: int) -> str:
-        return explain_wait(self._plan, self._channel_statistics(), execution)
 
     # ---- ending ----
 
@@ -288,44 +326,37 @@ class CompiledGraph:
         with self._teardown:
             if self._torn_down:
                 return
-            with self._state:
-                if self._end is None:
-                    self._end = GraphClosedError(f"graph {self.name} was torn down")
-            installation = self._installation
+            ending, installation = self._ending, self._installation
+            ending.close(GraphClosedError(f"graph {self.name} was torn down"))
             try:
                 # Whoever is in the middle of an execute writes it to the end; more can begin no more.
                 if self._submit.acquire(timeout=timeout):
                     self._submit.release()
                     for writer in installation.writers.values():
                         writer.close()
-                    self._wait_for_loops({actor: loop.done for actor, loop in installation.loops.items()}, timeout)
+                    self._stop_if_it_waits_for_this_thread()
+                    ending.wait_for_loops(timeout)
                 else:
-                    self._fail(GraphClosedError(f"graph {self.name} was torn down in the middle of an execute"))
+                    ending.fail(GraphClosedError(f"graph {self.name} was torn down in the middle of an execute"))
                 for receiver in self._receivers:
                     # Everything has been delivered or has failed; another thread may be about to take it.
                     with suppress(GetTimeoutError):
                         receiver.wait(self._window.begun, REASON_SECONDS)
             finally:
-                self._watch.cancel()
+                ending.unwatch()
                 installation.break_(f"graph {self.name} was torn down")
-                installation.destroy()
+                installation.destroy(self._engine)
                 self._torn_down = True
                 open_graphs.discard(self)
                 trim()
 
-    def _wait_for_loops(self, loops: dict[str, Future[Any]], timeout: float) -> None:
-        failed = self._failed.is_set()
-        _, pending = wait(loops.values(), min(timeout, 1.0) if failed else timeout)
-        if failed or not pending:
-            return
-        late = [actor for actor, done in loops.items() if done in pending]
-        where = self._explain_wait(self._window.finished + 1)
-        self._fail(GraphClosedError(f"graph {self.name} was torn down before {', '.join(late)} had finished"))
-        warnings.warn(
-            f"graph {self.name}: {', '.join(late)} did not finish within {timeout} s and may still be busy; {where}",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+    def _stop_if_it_waits_for_this_thread(self) -> None:
+        """A teardown by a method that executions under way still need: they can never be finished."""
+        try:
+            if self._guard is not None:
+                self._guard(self._window.begun)
+        except GraphError as error:
+            self._ending.fail(GraphClosedError(f"graph {self.name} was torn down with executions under way: {error}"))
 
     def __enter__(self) -> CompiledGraph:
         return self
@@ -339,87 +370,10 @@ class CompiledGraph:
     def __del__(self) -> None:
         if getattr(self, "_torn_down", True):
             return
-        self._watch.cancel()
+        self._ending.unwatch()
         self._installation.break_(f"graph {self.name} was dropped without a teardown")
-        self._installation.destroy()
+        self._installation.destroy(self._engine)
         warnings.warn(f"graph {self.name} was dropped without a teardown", ResourceWarning, stacklevel=2, source=self)
-
-    def _fault(self, found: BaseException | None = None) -> BaseException:
-        """The error for whoever wants something of a graph that has ended; `found`: what its channel raised."""
-        # A loop that fails closes its channels first and reports why a moment later: wait for the reason.
-        if self._end is None and not self._failed.wait(REASON_SECONDS):
-            unknown = GraphClosedError(f"graph {self.name}: its channels ended unexpectedly: {found}")
-            unknown.__cause__ = found
-            self._fail(unknown)
-        end = self._end
-        assert end is not None
-        # A copy: one exception object raised in several threads would mix up their tracebacks.
-        copied = type(end)(end.actor, end.pid, end.reason) if isinstance(end, ActorDiedError) else type(end)(*end.args)
-        copied.__cause__ = end.__cause__
-        return copied
-
-    def _fail(self, error: BaseException) -> None:
-        """It cannot go on: stop every loop where it waits. Also while it is torn down: the dead pass nothing on."""
-        with self._state:
-            if self._failed.is_set():
-                return
-            if self._end is None or isinstance(error, ActorDiedError):
-                self._end = error
-            self._failed.set()
-        self._installation.break_(str(error))
-
-    def _on_death(self, actor_id: ActorId, death: ActorDiedError) -> None:
-        actor = self._labels[actor_id]
-        execution = self._window.finished + 1
-        reason = f"{death.reason}; in graph {self.name} it was {actor}"
-        if self._window.under_way:
-            reason += f", {self._where(actor, execution)}"
-        named = ActorDiedError(death.actor, death.pid, reason)
-        named.__cause__ = death.__cause__
-        self._fail(named)
-
-    def _where(self, actor: str, execution: int) -> str:
-        index = positions(self._plan, self._channel_statistics(), execution)[actor]
-        ops = self._plan.schedule[actor]
-        return (
-            f"in execution {execution} at {ops[index]}" if index < len(ops) else f"through with execution {execution}"
-        )
-
-    def _on_loop_end(self, actor: str, done: Future[Any]) -> None:
-        error = done.exception()
-        if isinstance(error, ActorDiedError):
-            return  # the watch's to report: it knows more
-        # Without an error it ended because the graph is torn down, or because a loop before it failed, whose report
-        # says why and is on its way; unless there is none left to report.
-        loops = self._installation.loops.values()
-        if error is not None or (self._end is None and all(loop.done.done() for loop in loops)):
-            self._fail(_loop_ended(self.name, actor, error))
-
-
-def _loop_ended(graph: str, actor: str, error: BaseException | None) -> GraphClosedError:
-    ended = GraphClosedError(f"graph {graph}: {actor} left it: {error or 'its loop ended'}")
-    ended.__cause__ = error
-    return ended
-
-
-def _weak_on_death(graph: weakref.ref[CompiledGraph]) -> Callable[[ActorId, ActorDiedError], None]:
-    """The engine must not keep a graph alive that its user has dropped."""
-
-    def on_death(actor_id: ActorId, death: ActorDiedError) -> None:
-        alive = graph()
-        if alive is not None:
-            alive._on_death(actor_id, death)
-
-    return on_death
-
-
-def _weak_on_loop_end(graph: weakref.ref[CompiledGraph], actor: str) -> Callable[[Future[Any]], None]:
-    def on_loop_end(done: Future[Any]) -> None:
-        alive = graph()
-        if alive is not None:
-            alive._on_loop_end(actor, done)
-
-    return on_loop_end
 
 
 def _get_all(refs: Any) -> Any:

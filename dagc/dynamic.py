@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from dagc.build import build_graph
 from dagc.containers import is_container, map_leaves
-from dagc.graph import Call, Graph, Input, Pick, Value
+from dagc.graph import Call, Done, Graph, Input, Pick, Value
 from dagc.inputs import check_inputs, signature, take
 from runtime import current, get
-from runtime.calls import BoundCall, MethodInfo
+from runtime.calls import BoundCall
 from runtime.refs import ObjectRef
 
 __all__ = ["run"]
@@ -30,6 +31,8 @@ def run(dag: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(node, Input):
             values[node.name] = take(node.access, args, kwargs)
         elif isinstance(node, Call):
+            for end in node.after:
+                _known(values[end])
             refs = engine.submit(_bound(graph, node, values))
             if isinstance(refs, ObjectRef):
                 values[node.name] = refs
@@ -37,22 +40,27 @@ def run(dag: Any, *args: Any, **kwargs: Any) -> Any:
                 returned[node.name] = refs
         elif isinstance(node, Pick):
             values[node.name] = returned[node.call][node.index]
+        elif isinstance(node, Done):
+            # All that a call returns comes at the same time.
+            values[node.name] = returned[node.call][0] if node.call in returned else values[node.call]
     results = [_known(values[name]) for name in graph.output.values]
+    for leaf in graph.output.leaves:
+        _known(values[leaf])
     return results if graph.output.multi else results[0]
 
 
 def _bound(graph: Graph, call: Call, values: dict[str, Any]) -> BoundCall:
-    handle = graph.actors[call.actor]
-    known = handle._methods[call.method]
-    info = MethodInfo(known.name, known.signature, call.num_returns)
-
     def fill(template: Any) -> Any:
         # The engine replaces a ref that is an argument itself; inside a container it has to be the value.
         if is_container(template):
             return map_leaves(template, lambda leaf: _known(values[leaf.name]) if isinstance(leaf, Value) else leaf)
         return values[template.name] if isinstance(template, Value) else template
 
-    return BoundCall(handle, info, tuple(map(fill, call.args)), {k: fill(v) for k, v in call.kwargs.items()})
+    args, kwargs = tuple(map(fill, call.args)), {key: fill(arg) for key, arg in call.kwargs.items()}
+    if call.function is not None:
+        return BoundCall(None, call.function._info, args, kwargs, function=call.function)
+    handle = graph.actors[call.actor]
+    return BoundCall(handle, replace(handle._methods[call.method], num_returns=call.num_returns), args, kwargs)
 
 
 def _known(value: Any) -> Any:

@@ -10,20 +10,36 @@ from __future__ import annotations
 import inspect
 import itertools
 import linecache
+import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from channels import ChannelBroken, ChannelClosed, ChannelSpec, Failure, Reader, Writer, open_reader, open_writer
 from channels.shm import trim
-from dagc.emit import emit
+from dagc.ahead import run_ahead
+from dagc.emit import emit, names_of, segments
 from dagc.errors import GraphError
-from dagc.program import Program, Recv, Run, Send
+from dagc.program import Invoke, Program, Recv, Run, Send, Step
+from dagc.ranges import in_range
+from dagc.recorder import Recorder, Rows
 from runtime.engine import ActorContext
 from runtime.errors import add_note
 
-__all__ = ["link", "run_program"]
+__all__ = ["TraceKey", "link", "recorded", "run_program"]
+
+
+class TraceKey(NamedTuple):
+    """Which recorder of a process is meant: that of an actor in one compiled graph."""
+
+    graph: str
+    actor: str
+
+
+#: The recorders of the loops of this process; with the thread engine, of all actors.
+_recorders: dict[TraceKey, Recorder] = {}
 
 Loop = Callable[[Iterable[int]], None]
 
@@ -31,13 +47,24 @@ Loop = Callable[[Iterable[int]], None]
 _numbers = itertools.count()
 
 
-def run_program(context: ActorContext, program: Program, specs: Mapping[str, ChannelSpec]) -> Iterator[None]:
+def run_program(
+    context: ActorContext,
+    program: Program,
+    specs: Mapping[str, ChannelSpec],
+    trace: TraceKey | None = None,
+    ranges: bool = False,
+) -> Generator[None, None, Rows | None]:
     """A LoopFunction: open the ends and link, yield, then run executions until the driver closes the graph.
 
     An orderly close arrives through the input and is passed on through the outputs, after every execution under way
-    has gone through. A break (a death, a kill, an impatient teardown) stops it where it waits: ChannelBroken.
+    has gone through. A break (a death, a kill, an impatient teardown) stops it where it waits: ChannelBroken. With
+    `trace` it returns the Rows that it has recorded, which `recorded` gives meanwhile; `ranges`: see dagc/ranges.py.
     """
+    recorder = None
     with ExitStack() as ends:
+        if trace is not None:
+            recorder = _recorders[trace] = Recorder(_shape(program))
+            ends.callback(_recorders.__delitem__, trace)
         readers, writers = {}, {}
         for name, index in program.reads.items():
             readers[name] = open_reader(specs[name], index)
@@ -45,30 +72,45 @@ def run_program(context: ActorContext, program: Program, specs: Mapping[str, Cha
         for name in program.writes:
             writers[name] = open_writer(specs[name])
             ends.callback(writers[name].close)
-        loop = ends.enter_context(link(program, context, readers, writers))
+        loop = ends.enter_context(link(program, context, readers, writers, recorder, ranges=ranges))
         yield
         # Closed: the driver ended the stream. A ChannelBroken goes up, for the driver may not know of it.
         with suppress(ChannelClosed):
             loop(itertools.count(1))
     del loop, readers, writers
     trim()
+    return None if recorder is None else recorder.rows()
+
+
+def recorded(_context: ActorContext, trace: TraceKey) -> Rows | None:
+    """What a loop of this process has recorded so far; None if it has ended, and its rows are on their way."""
+    recorder = _recorders.get(trace)
+    return None if recorder is None else recorder.rows()
 
 
 @contextmanager
 def link(
-    program: Program, context: ActorContext, readers: Mapping[str, Reader], writers: Mapping[str, Writer]
+    program: Program,
+    context: ActorContext,
+    readers: Mapping[str, Reader],
+    writers: Mapping[str, Writer],
+    recorder: Recorder | None = None,
+    *,
+    ranges: bool = False,
 ) -> Iterator[Loop]:
     """The program as a function of the execution numbers; everything that it needs is looked up here, once.
 
-    Raises GraphError for a method that cannot run in a compiled graph.
+    Raises GraphError for a method that cannot run in a compiled graph, or without the package that `ranges` needs.
     """
-    emitted = emit(program)
+    emitted = emit(program, trace=recorder is not None)
     names: dict[str, Any] = {
         **emitted.constants,
         "turn": context.turn,
         "Failure": Failure,
         "Ended": (ChannelClosed, ChannelBroken),
     }
+    if recorder is not None:
+        names.update(clock=time.perf_counter_ns, cpu_clock=time.thread_time_ns, record=recorder.record)
     for index, step in enumerate(program.steps):
         if isinstance(step, Recv):
             names[f"recv_{index}"] = readers[step.channel].read
@@ -76,17 +118,17 @@ def link(
             names[f"send_{index}"] = writers[step.channel].write
             names[f"unsent_{index}"] = _reporter(f"raised on sending {step.channel}, execution")
         else:
-            names[f"call_{index}"] = _method(step, context)
-            names[f"parts_{index}"] = _unpacker(step, context)
-            names[f"fail_{index}"] = _reporter(
-                f"raised by {context.label}.{step.method} as {step.node}, execution", context
-            )
+            for name, call in names_of(index, step):
+                function = _function(call, context)
+                names[f"call_{name}"] = in_range(call.node, function) if ranges else function
+                names[f"parts_{name}"] = _unpacker(call, context)
+                names[f"fail_{name}"] = _reporter(f"raised by {_where(call, context)}, execution", context)
     # Registered under its file name, so that tracebacks and debuggers show the lines.
     file = f"<loop {next(_numbers)} of {program.actor} in graph {program.graph}>"
     linecache.cache[file] = len(emitted.source), None, emitted.source.splitlines(keepends=True), file
     exec(compile(emitted.source, file, "exec"), names)
     try:
-        yield names["loop"]
+        yield names["loop"] if "loop" in names else _ahead(program, names, readers)
     finally:
         # The function and its namespace refer to each other, and the namespace to the ends: without this the memory of
         # the channels would wait for the garbage collector.
@@ -94,32 +136,73 @@ def link(
         del linecache.cache[file]
 
 
-def _method(step: Run, context: ActorContext) -> Callable[..., Any]:
-    method: Callable[..., Any] = getattr(context.instance, step.method)
-    function = getattr(method, "__func__", method)
+def _ahead(program: Program, names: Mapping[str, Any], readers: Mapping[str, Reader]) -> Loop:
+    found = segments(program)
+    functions = [names[f"segment_{number}"] for number in range(len(found))]
+    ready = []
+    for steps in found:
+        channels = list(_leading(program.steps[steps.start : steps.stop]))
+        assert channels, "an actor waits for something before its first call; the tick sees to that"
+        ready.append(partial(_all_ready, [readers[channel].ready for channel in channels]))
+    return lambda executions: run_ahead(functions, ready, executions)
+
+
+def _all_ready(asked: Sequence[Callable[[], bool]]) -> bool:
+    """Whether a segment would not wait. All its receives, not only the first: an actor that waited in the middle of a
+    later execution would not go on with an older one, which is what the proof rests on (dagc/ahead.py)."""
+    return all(is_ready() for is_ready in asked)
+
+
+def _leading(steps: Sequence[Step]) -> Iterator[str]:
+    """The channels of the receives before anything else."""
+    for step in steps:
+        if not isinstance(step, Recv):
+            return
+        yield step.channel
+
+
+def _shape(program: Program) -> list[tuple[int, list[int]]]:
+    """Of each segment: how many ops it has, and which of these are calls."""
+    return [
+        (len(steps), [i - steps.start for i in steps if isinstance(program.steps[i], Run)])
+        for steps in segments(program)
+    ]
+
+
+def _where(call: Invoke, context: ActorContext) -> str:
+    name = call.method if call.function is not None else f"{context.label}.{call.method}"
+    beside = f" beside {context.label}" if call.function is not None else ""
+    return f"{name}{beside} as {call.node}"
+
+
+def _function(call: Invoke, context: ActorContext) -> Callable[..., Any]:
+    made: Callable[..., Any] = (
+        getattr(context.instance, call.method) if call.function is None else call.function.__wrapped__
+    )
+    function = getattr(made, "__func__", made)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise GraphError(
-            f"{step.node} is a generator; a compiled method gives its values at once: return a list, "
+            f"{call.node} is a generator; a compiled method gives its values at once: return a list, "
             "or bind one call for each value"
         )
     if not inspect.iscoroutinefunction(function):
-        return method
+        return made
 
     def to_the_end(*args: Any, **kwargs: Any) -> Any:
-        return context.run_coroutine(method(*args, **kwargs))
+        return context.run_coroutine(made(*args, **kwargs))
 
     return to_the_end
 
 
-def _unpacker(step: Run, context: ActorContext) -> Callable[[Any], Sequence[Any]]:
-    expected = len(step.out)
+def _unpacker(call: Invoke, context: ActorContext) -> Callable[[Any], Sequence[Any]]:
+    expected = len(call.out)
 
     def parts(result: Any) -> Sequence[Any]:
         if isinstance(result, (tuple, list)) and len(result) == expected:
             return result
         found = f"{len(result)} values" if isinstance(result, (tuple, list)) else f"a {type(result).__name__}"
         raise GraphError(
-            f"{context.label}.{step.method} returned {found}; "
+            f"{_where(call, context)} returned {found}; "
             f"num_returns={expected} expects a tuple or list of that many values"
         )
 

@@ -4,7 +4,9 @@
     Stage_0.split    = Stage_0.split(input, 'rows')
     Stage_0.split[0] = value 0 of Stage_0.split
     Stage_1.forward  = Stage_1.forward(Stage_0.split[0], scale=2.0)
-    output           = Stage_1.forward
+    Log_0.write      = Log_0.write(Stage_1.forward)
+    Log_0.write.done = end of Log_0.write
+    output           = Stage_1.forward after Log_0.write
 
 The names on the left are the names everywhere: of channels and ops in the plan, of spans in the trace, in errors.
 They contain no white space, so that the plan's text parses back; `#1` marks the second call of the same method.
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,9 @@ from dagc.errors import GraphError
 if TYPE_CHECKING:
     from dagc.program import InputAccess
     from runtime.calls import ActorHandle
+    from runtime.functions import RemoteFunction
 
-__all__ = ["DRIVER", "Call", "Graph", "Input", "Node", "Output", "Pick", "Value", "verify"]
+__all__ = ["DRIVER", "Call", "Done", "Graph", "Input", "Node", "Output", "Pick", "Value", "verify"]
 
 #: The party that compiles the graph, writes its inputs and reads its outputs. Actors are never called so.
 DRIVER = "driver"
@@ -65,26 +68,32 @@ class Input:
 # eq=False: constants may be arrays, whose == is not a bool. A node is itself.
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A method call. With num_returns > 1 only its Picks are values."""
+    """A call of a method, or of a function. With num_returns > 1 only its Picks are values."""
 
     name: str
-    #: The actor's name in the graph.
+    #: The name in the graph of the actor that makes it.
     actor: str
+    #: The name of the method or of the function.
     method: str
     #: Templates: Values stand for values, also inside lists, tuples and dicts.
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     num_returns: int = 1
+    #: None: a method of the actor. Else what is called in the actor's process instead.
+    function: RemoteFunction | None = None
+    #: Names of Done nodes: calls that must have been made before.
+    after: tuple[str, ...] = ()
 
     @cached_property
     def uses(self) -> tuple[str, ...]:
-        """The names of the values among its arguments, each once, left to right."""
+        """The names of the values among its arguments, each once, left to right, then of what it only comes after."""
         found = leaves([*self.args, *self.kwargs.values()])
-        return tuple(dict.fromkeys(leaf.name for leaf in found if isinstance(leaf, Value)))
+        return tuple(dict.fromkeys([*(leaf.name for leaf in found if isinstance(leaf, Value)), *self.after]))
 
     def __str__(self) -> str:
         shown = [_show(arg) for arg in self.args] + [f"{key}={_show(arg)}" for key, arg in self.kwargs.items()]
-        return f"{self.actor}.{self.method}({', '.join(shown)})"
+        where = "" if self.function is not None else f"{self.actor}."
+        return f"{where}{self.method}({', '.join(shown)}){_after(self.after)}"
 
 
 @dataclass(frozen=True)
@@ -107,11 +116,31 @@ class Pick:
 
 
 @dataclass(frozen=True)
+class Done:
+    """None once a call has been made, or its Failure: what orders calls without data, and tells of a leaf's end."""
+
+    call: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.call}.done"
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        return (self.call,)
+
+    def __str__(self) -> str:
+        return f"end of {self.call}"
+
+
+@dataclass(frozen=True)
 class Output:
     """What `execute` gives back: one value, or with `multi` a list of them, where the same one may stand twice."""
 
     values: tuple[str, ...]
     multi: bool
+    #: Names of Done nodes, of the calls whose values nobody reads: an execution ends with them.
+    leaves: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -119,13 +148,14 @@ class Output:
 
     @property
     def uses(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.values))
+        return tuple(dict.fromkeys((*self.values, *self.leaves)))
 
     def __str__(self) -> str:
-        return f"[{', '.join(self.values)}]" if self.multi else ", ".join(self.values)
+        values = f"[{', '.join(self.values)}]" if self.multi else ", ".join(self.values)
+        return f"{values}{_after(self.leaves)}"
 
 
-Node = Input | Call | Pick | Output
+Node = Input | Call | Pick | Done | Output
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +165,13 @@ class Graph:
     nodes: tuple[Node, ...]
     #: Name in the graph -> handle, in the order of first appearance.
     actors: Mapping[str, ActorHandle]
+    #: Name in the graph -> the function that gets a worker of its own under this name when the graph is compiled.
+    workers: Mapping[str, RemoteFunction] = field(default_factory=dict)
+
+    @cached_property
+    def makers(self) -> tuple[str, ...]:
+        """The names of all that make calls: the actors, then the workers."""
+        return tuple(dict.fromkeys((*self.actors, *self.workers)))
 
     @cached_property
     def by_name(self) -> Mapping[str, Node]:
@@ -164,9 +201,15 @@ class Graph:
         assert isinstance(last, Output), "verify() runs before every pass"
         return last
 
+    @cached_property
+    def ends(self) -> Mapping[str, str]:
+        """Call -> the name of its Done node, of those that have one."""
+        return {node.call: node.name for node in self.nodes if isinstance(node, Done)}
+
     def values_of(self, call: Call) -> tuple[str, ...]:
-        """The names of the values that a call gives: its own, or those of its picks."""
-        return (call.name,) if call.num_returns == 1 else tuple(pick.name for pick in self.picks.get(call.name, ()))
+        """The names of the values that a call gives: its own or those of its picks, then its Done."""
+        values = (call.name,) if call.num_returns == 1 else tuple(p.name for p in self.picks.get(call.name, ()))
+        return (*values, self.ends[call.name]) if call.name in self.ends else values
 
     @cached_property
     def parties(self) -> Mapping[str, str]:
@@ -177,7 +220,7 @@ class Graph:
                 found[node.name] = DRIVER
             elif isinstance(node, Call):
                 found[node.name] = node.actor
-            elif isinstance(node, Pick):
+            elif isinstance(node, (Pick, Done)):
                 found[node.name] = found[node.call]
         return found
 
@@ -197,7 +240,7 @@ def verify(graph: Graph) -> None:
     """Check what every pass relies on. Raises GraphError, naming the node, with the graph and a mark at its line.
 
     Known kinds, unique names, known actors, inputs that belong to the graph and are defined before they are used,
-    picks within what their call returns, one output, at the end.
+    picks within what their call returns, ends of calls where ends are meant, one output, at the end.
     """
 
     def refuse(index: int | None, found: str) -> GraphError:
@@ -205,7 +248,9 @@ def verify(graph: Graph) -> None:
 
     for i, node in enumerate(graph.nodes):
         if not isinstance(node, Node):
-            raise GraphError(f"node {i} of the graph is {node!r}; expected an Input, a Call, a Pick or an Output")
+            raise GraphError(
+                f"node {i} of the graph is {node!r}; expected an Input, a Call, a Pick, a Done or an Output"
+            )
     places = {node.name: i for i, node in reversed(list(enumerate(graph.nodes)))}
     for i, node in enumerate(graph.nodes):
         if places[node.name] != i:
@@ -219,21 +264,31 @@ def verify(graph: Graph) -> None:
             source = graph.nodes[place]
             if isinstance(source, Output):
                 raise refuse(i, f"{node.name} uses {use}; an output is not a value")
-            if isinstance(source, Call) and source.num_returns > 1 and not isinstance(node, Pick):
+            if isinstance(source, Call) and source.num_returns > 1 and not isinstance(node, (Pick, Done)):
                 raise refuse(i, f"{node.name} uses {use}, which returns {source.num_returns} values; pick one of them")
-        if isinstance(node, Call) and node.actor not in graph.actors:
+        if isinstance(node, Call) and node.actor not in graph.makers:
             raise refuse(i, f"{node.name} calls actor {node.actor}, which the graph does not know")
         if isinstance(node, Pick):
             call = graph.nodes[places[node.call]]
             if not isinstance(call, Call) or not 0 <= node.index < call.num_returns or call.num_returns == 1:
                 raise refuse(i, f"{node.name} picks value {node.index} of {node.call}, which has no such value")
+        if isinstance(node, Done) and not isinstance(graph.nodes[places[node.call]], Call):
+            raise refuse(i, f"{node.name} is the end of {node.call}, which is not a call")
+        ends = node.after if isinstance(node, Call) else node.leaves if isinstance(node, Output) else ()
+        for end in ends:
+            if not isinstance(graph.nodes[places[end]], Done):
+                raise refuse(i, f"{node.name} comes after {end}; expected the end of a call, as {end}.done")
     outputs = [i for i, node in enumerate(graph.nodes) if isinstance(node, Output)]
     if not outputs:
         raise refuse(None, "the graph has no output; expected one as its last node")
     if outputs[0] != len(graph.nodes) - 1:
         raise refuse(outputs[0], "the output is not the last node; expected one output, after everything else")
-    if DRIVER in graph.actors:
+    if DRIVER in graph.makers:
         raise refuse(None, f"an actor of the graph is named {DRIVER!r}, which names the compiling process")
+
+
+def _after(ends: tuple[str, ...]) -> str:
+    return f" after {', '.join(end.removesuffix('.done') for end in ends)}" if ends else ""
 
 
 def _show(template: Any) -> str:

@@ -6,18 +6,20 @@ complete before anybody is asked, and it can break and observe each channel whoe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterable, Mapping
 from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from channels import Channel, ChannelSpec, Reader, Writer, create_channel, open_reader, open_writer
 from dagc.errors import GetTimeoutError
-from dagc.executor import run_program
+from dagc.executor import TraceKey, run_program
 from dagc.options import CompileOptions
 from dagc.passes.lower import Lowered
 from dagc.plan import Channel as PlannedChannel
 from dagc.plan import Plan
+from dagc.recorder import DriverRecorder
 from runtime import preload
 from runtime.calls import ActorHandle
 from runtime.engine import Engine, Loop
@@ -40,14 +42,20 @@ class Installation:
     #: The driver's ends.
     writers: Mapping[str, Writer]
     readers: Mapping[str, Reader]
+    #: Started for this graph alone: they end with it.
+    workers: tuple[ActorHandle, ...]
+    #: Of the driver's ends, if the graph is traced.
+    recorder: DriverRecorder | None
 
     def break_(self, reason: str) -> None:
         """Stop every loop where it waits."""
         for channel in self.channels.values():
             channel.break_(reason)
 
-    def destroy(self) -> None:
-        """Give the memory of the channels back."""
+    def destroy(self, engine: Engine) -> None:
+        """End the workers, and give the memory of the channels back."""
+        for worker in self.workers:
+            engine.kill(worker)
         for writer in self.writers.values():
             writer.close()
         for reader in self.readers.values():
@@ -57,12 +65,18 @@ class Installation:
 
 
 def install(
-    plan: Plan, lowered: Lowered, handles: Mapping[str, ActorHandle], engine: Engine, options: CompileOptions
+    plan: Plan,
+    lowered: Lowered,
+    handles: Mapping[str, ActorHandle],
+    workers: Iterable[str],
+    engine: Engine,
+    options: CompileOptions,
 ) -> Installation:
     """Returns once every actor has opened its ends and waits for the first execution.
 
-    Raises what an actor raised meanwhile (ActorDiedError if it died, ChannelBroken if it cannot reach a channel,
-    GraphError if one of its methods cannot be compiled), GetTimeoutError or ArenaFullError; then nothing of it is left.
+    `workers`: which of the handles are of actors that belong to the graph. Raises what an actor raised meanwhile
+    (ActorDiedError if it died, ChannelBroken if it cannot reach a channel, GraphError if one of its methods cannot be
+    compiled), GetTimeoutError or ArenaFullError; then nothing of it is left.
     """
     with ExitStack() as undo:
         channels: dict[str, Channel] = {}
@@ -72,18 +86,26 @@ def install(
             undo.callback(channel.destroy)
         specs = {name: channel.spec for name, channel in channels.items()}
         loops: dict[str, Loop] = {}
+        trace = uuid.uuid4().hex
         # Breaking the channels ends the loops; an undo that returned before that would leave them to trip the next
         # compile. An actor that does not answer at all is not waited for.
         undo.callback(lambda: wait([loop.done for loop in loops.values()], UNDO_SECONDS))
         undo.callback(_break_all, channels, "the graph could not be installed")
         for actor, program in lowered.programs.items():
             needed = {name: specs[name] for name in (*program.reads, *program.writes)}
-            loops[actor] = engine.start_loop(handles[actor], run_program, program, needed)
+            key = TraceKey(trace, actor) if options.trace else None
+            ranges = options.trace == "nvtx"
+            loops[actor] = engine.start_loop(handles[actor], run_program, program, needed, key, ranges)
         writers = {name: open_writer(specs[name]) for name in lowered.driver.sends}
         readers = {name: open_reader(specs[name], index) for name, index in lowered.driver.reads.items()}
+        recorder = None
+        if options.trace:
+            recorder = DriverRecorder(trace, tuple(writers), tuple(readers))
+            writers = {name: recorder.writer(name, writer) for name, writer in writers.items()}
+            readers = {name: recorder.reader(name, reader) for name, reader in readers.items()}
         _wait_until_ready(loops, options)
         undo.pop_all()
-    return Installation(channels, loops, writers, readers)
+    return Installation(channels, loops, writers, readers, tuple(handles[name] for name in workers), recorder)
 
 
 def _wait_until_ready(loops: Mapping[str, Loop], options: CompileOptions) -> None:

@@ -37,6 +37,11 @@ class CompileOptions:
     timeout: float | None = None
     #: Microseconds that a wait may yield the CPU before it sleeps; "auto" is what was measured to be best.
     spin: float | str = "auto"
+    #: "bind": every actor makes its calls in the order of bind, one execution after the other. "free": only data and
+    #: `after` order them; the compiler chooses, and an actor that waits may begin the next execution.
+    order: str = "bind"
+    #: True: every op is timed, for `trace`, `predict` and `report`. "nvtx": also marked as a range for NVIDIA's tools.
+    trace: bool | str = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or any(c.isspace() for c in self.name):
@@ -51,6 +56,10 @@ class CompileOptions:
                 raise _refused(option, value, f"a whole number from {low} to {high}")
         if self.timeout is not None and not (_is_number(self.timeout) and 0 < self.timeout < math.inf):
             raise _refused("timeout", self.timeout, "a number of seconds above 0, or None to wait for ever")
+        if self.order not in ("bind", "free"):
+            raise _refused("order", self.order, "'bind' or 'free'")
+        if not isinstance(self.trace, bool) and self.trace != "nvtx":
+            raise _refused("trace", self.trace, "True, False, or 'nvtx'")
         if self.spin != "auto" and (
             isinstance(self.spin, str) or not (_is_number(self.spin) and 0 <= self.spin < math.inf)
         ):

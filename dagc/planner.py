@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dagc.graph import Graph, verify
+from dagc.passes.buffers import plan_buffers
 from dagc.passes.channels import make_channels
 from dagc.passes.edges import find_edges
+from dagc.passes.fuse import fuse
+from dagc.passes.order import order_calls
+from dagc.passes.overlap import post_receives
 from dagc.passes.schedule import order_ops
 from dagc.passes.simulate import simulate
 from dagc.passes.transports import choose_transports
@@ -22,9 +26,17 @@ __all__ = ["make_plan"]
 def make_plan(graph: Graph, placement: Placement, options: CompileOptions) -> Plan:
     """The plan of a graph, given where its actors are. Raises GraphError if there is none, DeadlockError included."""
     verify(graph)
-    edges = find_edges(graph)
+    calls = order_calls(graph, options.order)
+    edges = find_edges(graph, calls)
     transports = choose_transports(edges, placement)
-    channels = make_channels(transports, options)
-    schedule = order_ops(graph, channels)
-    simulate(schedule, channels)
-    return Plan(options.name, channels, schedule, max_inflight=options.max_inflight)
+    channels = make_channels(transports, options, frozenset(graph.ends.values()))
+    schedule = post_receives(order_ops(graph, calls, channels), channels)
+    # A span in a trace is one call; and an actor that may begin the next execution is held back by no order of ops.
+    schedule = schedule if options.trace else fuse(schedule, graph)
+    channels = channels if options.order == "free" else plan_buffers(schedule, channels, options.max_inflight)
+    # With a slot for every execution under way no execution can hold up another.
+    enough = all(channel.slots >= options.max_inflight for channel in channels)
+    simulate(schedule, channels, ahead=1 if enough else options.max_inflight)
+    # Calls are in the free order all the same; but an actor may not wait in the middle of a later execution.
+    order = "bind" if any(channel.slots == 0 for channel in channels) else options.order
+    return Plan(options.name, channels, schedule, max_inflight=options.max_inflight, order=order)

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.ids import ActorId
+from runtime.functions import RemoteFunction
 
-__all__ = ["DriverProgram", "InputAccess", "Output", "Program", "Recv", "Run", "Send", "Slot", "Step"]
+__all__ = ["DriverProgram", "InputAccess", "Invoke", "Output", "Program", "Recv", "Run", "Send", "Slot", "Step"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Recv:
 
 
 @dataclass(frozen=True)
-class Run:
-    """Call a method. One value goes into each slot of `out`; if one of the arguments is a Failure, so is each of them.
+class Invoke:
+    """One call: of a method, or with `function` of that. One value goes into each slot of `out`.
 
     `args` and `kwargs` are templates: Slots stand for values, also inside lists, tuples and dicts.
     """
@@ -50,14 +50,42 @@ class Run:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     out: tuple[int, ...]
-    #: False: the method's return value is the value of the one slot; True: a sequence of exactly len(out) values.
+    #: False: what is returned is the value of the one slot; True: a sequence of exactly len(out) values.
     unpack: bool = False
+    #: The slot that gets None once the call has been made.
+    done: int | None = None
+    #: Slots of calls that must have been made before: they are looked at for failures, and not passed on.
+    after: tuple[int, ...] = ()
+    function: RemoteFunction | None = None
+    #: Slots that no later call or step reads, if another call follows in the same Run.
     last: tuple[int, ...] = ()
+
+    @property
+    def results(self) -> tuple[int, ...]:
+        """Every slot that it fills."""
+        return self.out if self.done is None else (*self.out, self.done)
 
     def __str__(self) -> str:
         values = ", ".join(f"%{slot}" for slot in self.out)
+        done = "" if self.done is None else f"{', ' if values else ''}end %{self.done}"
         shown = [repr(arg) for arg in self.args] + [f"{key}={arg!r}" for key, arg in self.kwargs.items()]
-        return f"{values} = run {self.node}: {self.method}({', '.join(shown)}){_dropped(self.last)}"
+        after = f" after {', '.join(f'%{slot}' for slot in self.after)}" if self.after else ""
+        return f"{values}{done} = run {self.node}: {self.method}({', '.join(shown)}){after}{_dropped(self.last)}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Make one call, or several that were fused (passes/fuse.py), in one turn.
+
+    If one of the values that the first call uses is a Failure, no call is made and each result is that Failure; if a
+    call raises, so are its results and those of the calls that follow.
+    """
+
+    calls: tuple[Invoke, ...]
+    last: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{'; '.join(map(str, self.calls))}{_dropped(self.last)}"
 
 
 @dataclass(frozen=True)
@@ -82,13 +110,14 @@ class Program:
     graph: str
     #: The actor's name in the plan.
     actor: str
-    actor_id: ActorId
     steps: tuple[Step, ...]
     #: How many slots the steps use.
     slots: int
     #: Channel -> this actor's index among its readers.
     reads: Mapping[str, int]
     writes: tuple[str, ...]
+    #: True: while it waits in the middle of an execution, it may begin the next one (dagc/ahead.py).
+    free: bool = False
 
     def __str__(self) -> str:
         return "\n".join([f"program of {self.actor}, {self.slots} slots", *(f"  {step}" for step in self.steps)])
@@ -129,6 +158,8 @@ class DriverProgram:
     #: Positional arguments that `execute` takes, and keywords. (1, ()) also when the input is used whole.
     positional: int
     keywords: tuple[str, ...]
+    #: Channels that tell of the ends of leaves, which every result of an execution waits for.
+    leaves: tuple[str, ...]
     #: True: `execute` returns a list of refs (MultiOutputNode); False: one ref.
     multi: bool
 

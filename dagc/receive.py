@@ -33,7 +33,8 @@ class Receiver:
     """The reading end of output channel number `channel` of the window.
 
     `explain_timeout(execution)` says in words what the execution waits for; `fault(error)` is what it means for the
-    graph that the channel was closed or broken; `taken()` is how many messages the reading end has taken.
+    graph that the channel was closed or broken; `taken()` is how many messages the reading end has taken; `guard`, if
+    there is one, refuses to wait for what this thread holds up itself (dagc/self_wait.py).
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Receiver:
         explain_timeout: Callable[[int], str],
         fault: Callable[[BaseException], BaseException],
         taken: Callable[[], int],
+        guard: Callable[[int], None] | None,
     ) -> None:
         self.name = reader.spec.name
         self._reader = reader
@@ -55,6 +57,7 @@ class Receiver:
         self._explain_timeout = explain_timeout
         self._fault = fault
         self._taken = taken
+        self._guard = guard
         self._lead = threading.RLock()
         self._led = False  # what a follower looks at: an RLock does not tell
         self._followers = threading.Condition(threading.Lock())
@@ -71,6 +74,8 @@ class Receiver:
         if timeout == -1.0:
             timeout = self._timeout
         window, channel = self._window, self._channel
+        if self._guard is not None and window.delivered[channel] < execution:
+            self._guard(execution)
         # The usual case first, without the bookkeeping of the general one: nobody leads, and the next one is ours.
         if window.delivered[channel] + 1 == execution:
             try:
@@ -163,6 +168,8 @@ class Receiver:
         """As `wait`, with the graph's own timeout, for a coroutine."""
         delivered = self._window.delivered
         start = time.monotonic()
+        if self._guard is not None and delivered[self._channel] < execution:
+            self._guard(execution)
         while delivered[self._channel] < execution and not self._take_ready(execution):
             now = time.monotonic()
             if self._timeout is not None and now > start + self._timeout:

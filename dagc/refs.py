@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from typing import Any, Protocol, final
 
@@ -38,26 +39,32 @@ class ResultRef:
     Dropping it without getting it is allowed; the value is dropped when it comes.
     """
 
-    __slots__ = ("__weakref__", "_receiver", "execution", "value")
+    __slots__ = ("__weakref__", "_receiver", "execution", "leaves", "value")
 
     def __init__(self, receiver: Waiting, execution: int, value: Any = PENDING) -> None:
         #: The number of the execution, from 1.
         self.execution = execution
         #: The value, the Failure, or PENDING. `get` is what you want.
         self.value = value
+        #: The ends of the calls of this execution whose values nobody reads: it is over when they are.
+        self.leaves: tuple[ResultRef, ...] = ()
         self._receiver = receiver
 
     @property
     def done(self) -> bool:
         """True once the value, or the failure, has been received. `get` may be quick before that, too."""
-        return self.value is not PENDING
+        return self.value is not PENDING and all(leaf.done for leaf in self.leaves)
 
     def get(self, timeout: float | None = -1.0) -> Any:
         """The value. Raises what the method raised; ActorDiedError, GraphClosedError if it can come no more.
 
+        With calls whose values nobody reads (leaves) it also waits for their ends, and raises what they raised.
+
         timeout: seconds, None for ever; by default the graph's own. GetTimeoutError names the actor, the op and the
         channel that are waited for; the same ref may be got again after it.
         """
+        if self.leaves:
+            self._wait_for_leaves(timeout)
         if self.value is PENDING:
             self._receiver.wait(self.execution, timeout)
         value = self.value
@@ -66,11 +73,25 @@ class ResultRef:
         if type(value) is Failure:
             # The same exception is raised by every get: without this, each would add its frames to it.
             raise value.unwrap().with_traceback(None)
+        if self.leaves:
+            for leaf in self.leaves:
+                leaf.get(timeout)
         return value
+
+    def _wait_for_leaves(self, timeout: float | None) -> None:
+        """Until the value and every end are there, within one timeout for all; -1: the graph's own for each."""
+        deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
+        for ref in (self, *self.leaves):
+            if ref.value is PENDING:
+                left = timeout if deadline is None else max(0.0, deadline - time.monotonic())
+                ref._receiver.wait(self.execution, left)
 
     def __await__(self) -> Generator[Any, None, Any]:
         if self.value is PENDING:
             yield from self._receiver.wait_async(self.execution)
+        for leaf in self.leaves:
+            if leaf.value is PENDING:
+                yield from leaf._receiver.wait_async(self.execution)
         return self.get()
 
     def __reduce__(self) -> Any:

@@ -30,7 +30,6 @@ from rich.console import Console
 from torch import Tensor
 
 import dagc
-from examples.llm.balance import balance
 from examples.llm.checkpoint import Checkpoint
 from examples.llm.config import LlamaConfig
 from examples.llm.display import Update, answers
@@ -99,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     make = {"slots": len(prompts), "max_len": workload.max_len, "threads": options.threads_per_stage}
     whole = Stage(checkpoint.folder, 0, checkpoint.config.num_pieces, **make)
     costs = whole.step_costs(rounds=COST_ROUNDS, batch_size=ceil(len(prompts) / options.groups))
-    cut = balance(costs, options.stages)
+    cut = dagc.partition(costs, options.stages)
     console.print(cut_table(cut, costs))
 
     dagc.init()
@@ -136,12 +135,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for name, way in ways.items():
                     if number or name != "compiled":
                         runs.setdefault(name, []).append(way(None))
+        # Once more, timed op by op.
+        with dagc.compile(dag, name=PROGRAM, max_inflight=options.groups, trace=True) as graph:
+            run(compiled(graph))
+            options.report.parent.mkdir(parents=True, exist_ok=True)
+            graph.report(options.report)
+            measured, predicted = graph.trace().figures(), graph.predict().figures
     finally:
         dagc.shutdown()
 
     title = f"prompts: {len(prompts)}, groups: {options.groups}, stages: {options.stages}; median of {options.rounds}"
     console.print(speed_table(runs, title))
-    console.print(f"plan: {options.plan}", soft_wrap=True, highlight=False)
+    steps = f"{measured.throughput:.1f} steps a second, predicted from what each op took: {predicted.throughput:.1f}"
+    console.print(f"plan: {options.plan}\nreport: {options.report}\n{steps}", soft_wrap=True, highlight=False)
 
     del runs[ONE_BATCH]
     if difference := first_difference(runs, tokenizer):

@@ -1,9 +1,11 @@
-"""A method call recorded, not made. The same record drives `.remote()`, which hands it to the engine now, and
-`.bind()`, which leaves it in a DAG for the compiler: one signature check, one meaning of the arguments.
+"""A call recorded, not made. The same record drives `.remote()`, which hands it to the engine now, and `.bind()`,
+which leaves it in a DAG for the compiler: one signature check, one meaning of the arguments.
 
     handle.method            ActorMethod     checks the name
     .bind(*args, **kwargs)   BoundCall       checks the arguments; a tuple of BoundReturn if num_returns > 1
     .remote(*args, **kwargs) ObjectRef       engine.submit(BoundCall)
+
+A function that is remote (runtime/functions.py) makes the same record, without a handle.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime import current
@@ -21,9 +24,25 @@ if TYPE_CHECKING:
     from runtime.ids import ActorId
     from runtime.refs import ObjectRef
 
-__all__ = ["ActorHandle", "ActorMethod", "BoundCall", "BoundReturn", "DagNode", "MethodInfo", "method", "methods_of"]
+__all__ = [
+    "ActorHandle",
+    "ActorMethod",
+    "BoundCall",
+    "BoundReturn",
+    "DagNode",
+    "MethodInfo",
+    "bound",
+    "check_arguments",
+    "checked_num_returns",
+    "method",
+    "methods_of",
+    "recorded_calls",
+    "signature_of",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
+#: Where the calls that are bound now are recorded: the list of the innermost `with InputNode()`.
+recorded_calls: ContextVar[list[BoundCall] | None] = ContextVar("recorded_calls", default=None)
 
 
 class DagNode:
@@ -53,6 +72,8 @@ class MethodInfo:
     name: str
     signature: inspect.Signature
     num_returns: int = 1
+    #: A generator, plain or async: its values come one at a time, which a compiled graph does not know.
+    generator: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,23 +106,52 @@ class ActorHandle:
         return f"{self._label}({self._actor_id})"
 
 
+class _Result(DagNode):
+    """What `after` means, for a call and for one of its values."""
+
+    __slots__ = ()
+
+    def after(self, *others: DagNode) -> Any:
+        """Make this call only when those of `others` have been made; returns self. For an order without data.
+
+        It belongs to the call: also bound elsewhere, it keeps to it. If one of the others raises, this call is not
+        made and has its exception, as if it had been an argument. Raises GraphError for what is no call.
+        """
+        call = self.call if isinstance(self, BoundReturn) else self
+        assert isinstance(call, BoundCall)
+        for other in others:
+            found = other.call if isinstance(other, BoundReturn) else other
+            if not isinstance(found, BoundCall):
+                raise GraphError(f"{self!r}.after({other!r}); expected calls, as what handle.method.bind(...) returns")
+            if found is call:
+                raise GraphError(f"{self!r}.after({other!r}): a call cannot come after itself")
+            call._after.append(found)
+        return self
+
+
 @dataclass(frozen=True, eq=False)
-class BoundCall(DagNode):
+class BoundCall(_Result):
     """`handle.method(*args, **kwargs)`, recorded. Arguments may be DagNodes, also inside lists, tuples and dicts."""
 
-    handle: ActorHandle
+    #: None: the call of a function, whose place the compiler or the engine chooses.
+    handle: ActorHandle | None
     method: MethodInfo
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    #: Of the call of a function: the RemoteFunction.
+    function: Any = None
     #: Grows from call to call: an actor makes its calls in the order in which they were recorded.
     order: int = field(default_factory=itertools.count().__next__, repr=False)
+    _after: list[BoundCall] = field(default_factory=list, repr=False)
+    #: All calls that were bound in the same `with InputNode()`, this one included; None outside of any.
+    scope: list[BoundCall] | None = field(default_factory=recorded_calls.get, repr=False)
 
     def __repr__(self) -> str:
-        return f"{self.handle._label}.{self.method.name}.bind(...)"
+        return f"{'' if self.handle is None else f'{self.handle._label}.'}{self.method.name}.bind(...)"
 
 
 @dataclass(frozen=True, eq=False)
-class BoundReturn(DagNode):
+class BoundReturn(_Result):
     """One of the values of a call that returns several."""
 
     call: BoundCall
@@ -109,6 +159,23 @@ class BoundReturn(DagNode):
 
     def __repr__(self) -> str:
         return f"{self.call!r}[{self.index}]"
+
+
+def bound(call: BoundCall) -> Any:
+    """What `bind` returns for a call: itself, or with num_returns=k a tuple of its k values."""
+    if call.scope is not None:
+        call.scope.append(call)
+    if call.method.num_returns == 1:
+        return call
+    return tuple(BoundReturn(call, i) for i in range(call.method.num_returns))
+
+
+def check_arguments(name: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raise WrongArgumentsError if the arguments do not fit the signature of what is called `name`."""
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise WrongArgumentsError(f"{name}: {error}; its signature is {name}{signature}") from None
 
 
 @dataclass(frozen=True)
@@ -123,10 +190,7 @@ class ActorMethod:
 
         Raises WrongArgumentsError if the arguments do not fit the method's signature.
         """
-        call = self._call(args, kwargs)
-        if self._info.num_returns == 1:
-            return call
-        return tuple(BoundReturn(call, i) for i in range(self._info.num_returns))
+        return bound(self._call(args, kwargs))
 
     def remote(self, *args: Any, **kwargs: Any) -> ObjectRef | list[ObjectRef]:
         """Call it now. Returns an ObjectRef at once, or with num_returns=k a list of k of them.
@@ -138,7 +202,7 @@ class ActorMethod:
 
     def options(self, *, num_returns: int) -> ActorMethod:
         """The same method, taken to return `num_returns` values."""
-        return ActorMethod(self._handle, _with_num_returns(self._info, num_returns))
+        return ActorMethod(self._handle, replace(self._info, num_returns=checked_num_returns(num_returns)))
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         name = f"{self._handle._label}.{self._info.name}"
@@ -147,11 +211,7 @@ class ActorMethod:
         )
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BoundCall:
-        try:
-            self._info.signature.bind(*args, **kwargs)
-        except TypeError as error:
-            name = f"{self._handle._label}.{self._info.name}"
-            raise WrongArgumentsError(f"{name}: {error}; its signature is {name}{self._info.signature}") from None
+        check_arguments(f"{self._handle._label}.{self._info.name}", self._info.signature, args, kwargs)
         return BoundCall(self._handle, self._info, args, kwargs)
 
 
@@ -159,7 +219,7 @@ def method(*, num_returns: int = 1) -> Callable[[F], F]:
     """Decorator for a method of an actor class: `@dagc.method(num_returns=2)`."""
 
     def mark(function: F) -> F:
-        function.__dagc_num_returns__ = _checked_num_returns(num_returns)  # type: ignore[attr-defined]
+        function.__dagc_num_returns__ = checked_num_returns(num_returns)  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -176,23 +236,24 @@ def methods_of(cls: type) -> dict[str, MethodInfo]:
         function = getattr(cls, name, None)  # a descriptor may refuse to be looked at on the class
         if not callable(function) or isinstance(function, type):
             continue
-        try:
-            signature = inspect.signature(function)
-        except (TypeError, ValueError):  # a C function without a text signature takes what it likes
-            signature = inspect.Signature(
-                [
-                    inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
-                    inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
-                ]
-            )
-        else:
-            parameters = list(signature.parameters.values())
-            if not bound and parameters and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
-                parameters = parameters[1:]
-            # Annotations and defaults are the class's own objects; a handle must be picklable without the class.
-            signature = inspect.Signature([_bare(p) for p in parameters])
-        found[name] = MethodInfo(name, signature, getattr(function, "__dagc_num_returns__", 1))
+        generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        signature = signature_of(function, skip_first=not bound)
+        found[name] = MethodInfo(name, signature, getattr(function, "__dagc_num_returns__", 1), generator)
     return found
+
+
+def signature_of(function: Callable[..., Any], *, skip_first: bool = False) -> inspect.Signature:
+    """The signature to check arguments with: without annotations and the objects that are defaults, which are the
+    user's own, so that it can be pickled without them. `skip_first`: without the `self` of a method."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a C function without a text signature takes what it likes
+        either = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+        return inspect.Signature([inspect.Parameter(n, k) for n, k in zip(("args", "kwargs"), either, strict=True)])
+    parameters = list(signature.parameters.values())
+    if skip_first and parameters and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+        parameters = parameters[1:]
+    return inspect.Signature([_bare(parameter) for parameter in parameters])
 
 
 class _Default:
@@ -215,11 +276,7 @@ def _bare(parameter: inspect.Parameter) -> inspect.Parameter:
     )
 
 
-def _checked_num_returns(num_returns: int) -> int:
+def checked_num_returns(num_returns: int) -> int:
     if not isinstance(num_returns, int) or isinstance(num_returns, bool) or num_returns < 1:
         raise GraphError(f"num_returns={num_returns!r}; expected a whole number of at least 1")
     return num_returns
-
-
-def _with_num_returns(info: MethodInfo, num_returns: int) -> MethodInfo:
-    return MethodInfo(info.name, info.signature, _checked_num_returns(num_returns))

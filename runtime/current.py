@@ -1,4 +1,4 @@
-"""The engine of this process: one at a time, started at first use if nobody started one.
+"""The engine of this process: one at a time, started at first use if nobody started one. And whose code runs here.
 
 A module of its own so that a handle can reach the engine without importing any implementation of one.
 """
@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from runtime.errors import EngineError
 
 if TYPE_CHECKING:
     from runtime.engine import Engine
+    from runtime.ids import ActorId
 
-__all__ = ["clear", "engine", "install", "set_default", "started"]
+__all__ = ["clear", "engine", "inside", "install", "set_default", "started"]
+
+#: The actor whose code runs in this thread or coroutine; None outside of any, and in threads that its code starts.
+inside: ContextVar[ActorId | None] = ContextVar("inside", default=None)
 
 _lock = threading.RLock()
 _engine: Engine | None = None

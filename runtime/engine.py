@@ -12,7 +12,9 @@ Every implementation passes `runtime.testing.check_engine`. The rules it checks:
 5. `call` and `start_loop` do not queue behind the actor's methods, so that a busy actor can still be asked.
 6. A death reaches whoever waits for the actor, as ActorDiedError with the actor's label, pid and the reason, within
    a second; later calls get the same error.
-7. `shutdown` ends everything that the engine started, and may be called twice. The death of the process that
+7. A function runs in some worker, as a method of it would: 3, 4 and 6 hold for it, too, and errors name it. Functions
+   that wait for functions which they submit always come to an end.
+8. `shutdown` ends everything that the engine started, and may be called twice. The death of the process that
    started the engine ends it too.
 """
 
@@ -113,11 +115,17 @@ class Engine(Protocol):
     ) -> ActorHandle:
         """Start an actor. Raises GraphError if the name is taken or the options cannot be met here."""
 
-    def describe(self, handles: Sequence[ActorHandle]) -> list[ActorInfo]:
-        """Where these actors are, in one question; waits until each has started or died."""
+    def describe(self, handles: Sequence[ActorHandle], timeout: float | None = None) -> list[ActorInfo]:
+        """Where these actors are, in one question; waits until each has started or died.
+
+        `timeout`: seconds for all of them together; then GetTimeoutError, which names those that have done neither.
+        """
 
     def submit(self, call: BoundCall) -> ObjectRef | list[ObjectRef]:
-        """Call a method; a list of refs if it returns several values. ObjectRefs among the arguments become values."""
+        """Call a method, or without a handle a function; a list of refs if it returns several values.
+
+        ObjectRefs among the arguments become values.
+        """
 
     def call(self, handle: ActorHandle, function: Callable[..., Any], *args: Any) -> Future[Any]:
         """Run `function(context: ActorContext, *args)` beside the instance, ahead of its queue of methods."""

@@ -11,6 +11,7 @@ DagcError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from channels.errors import DagcError
@@ -23,6 +24,7 @@ __all__ = [
     "NoSuchMethodError",
     "WrongArgumentsError",
     "add_note",
+    "not_started",
 ]
 
 
@@ -61,6 +63,14 @@ class ActorDiedError(DagcError):
 
 class GetTimeoutError(DagcError, TimeoutError):
     """A result did not come in time. Nothing is lost: the same ref may be got again."""
+
+
+def not_started(actors: Sequence[str], timeout: float | None) -> GetTimeoutError:
+    """The error for actors, by their labels, of which it is not known where they are."""
+    return GetTimeoutError(
+        f"not started within {timeout} s: {', '.join(actors)}; a constructor that takes longer needs a longer timeout, "
+        "one that waits for something never returns"
+    )
 
 
 def add_note(error: BaseException, note: str) -> None:

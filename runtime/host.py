@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from channels.serialize import pack
 from runtime.arguments import load_arguments
+from runtime.current import inside
+from runtime.decorated import Decorated
 from runtime.engine import ActorContext
 from runtime.errors import EngineError, GraphError
 from runtime.event_loop import EventLoopThread
 from runtime.messages import Kind, Reply, Request, check_size
 from runtime.outcomes import open_value, pack_failure
-from runtime.remote import ActorClass
 
 if TYPE_CHECKING:
     from runtime.ids import ActorId
@@ -56,7 +57,11 @@ class ActorHost:
         self._turn: threading.Lock | threading.BoundedSemaphore = (
             threading.Lock() if max_concurrency == 1 else threading.BoundedSemaphore(max_concurrency)
         )
-        self._pool = ThreadPoolExecutor(max_concurrency, f"dagc-{label}") if max_concurrency > 1 else None
+        self._pool = (
+            ThreadPoolExecutor(max_concurrency, f"dagc-{label}", inside.set, (actor_id,))
+            if max_concurrency > 1
+            else None
+        )
         self._methods: queue.SimpleQueue[tuple[Request, Answer] | None] = queue.SimpleQueue()
         self._running: list[str] = []
         self._context: ActorContext | None = None
@@ -67,10 +72,11 @@ class ActorHost:
 
     def construct(self, payload: bytes, values: Sequence[bytes]) -> bytes | None:
         """Make the instance of packed ((class, *args), kwargs). Returns None, or the packed Failure if it raised."""
+        inside.set(self._actor_id)
         self._enter("__init__")
         try:
             (cls, *args), kwargs = load_arguments(payload, values)
-            if isinstance(cls, ActorClass):  # see travelling()
+            if isinstance(cls, Decorated):  # see travelling()
                 cls = cls.__wrapped__
             instance = cls(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001 - also SystemExit: whoever waits for the actor must know
@@ -181,6 +187,7 @@ class ActorHost:
         return tuple(pack(value) for value in result)
 
     def _call(self, request: Request, answer: Answer) -> None:
+        inside.set(self._actor_id)
         try:
             function, args = self._open(request)
             result = function(self._context, *args)
@@ -190,6 +197,7 @@ class ActorHost:
         answer(self._reply(request, lambda: (pack(result),)))
 
     def _run_loop(self, request: Request, answer: Answer) -> None:
+        inside.set(self._actor_id)
         try:
             function, args = self._open(request)
             loop: Iterator[Any] = function(self._context, *args)

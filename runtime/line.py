@@ -12,9 +12,10 @@ import contextlib
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from channels.serialize import pack
@@ -27,37 +28,85 @@ from runtime.refs import ObjectRef, new_result
 if TYPE_CHECKING:
     from runtime.calls import BoundCall
 
-__all__ = ["Line", "when_ready"]
+__all__ = ["Line", "pack_values", "settle", "when_known", "when_ready"]
 
 
-def when_ready(refs: list[ObjectRef], then: Callable[[tuple[bytes, ...], BaseException | None], None]) -> None:
-    """Call `then(packed values, None)` once all refs have values, or `then((), error)` if one of them has failed.
+def when_known(refs: Sequence[ObjectRef], then: Callable[[BaseException | None], None]) -> None:
+    """Call `then(None)` once all refs have values, or once all are known `then(error)` if one of them has failed.
 
     It is called by the thread that brings the last value, or by this one if all are there.
     """
-    if not refs:
-        then((), None)
-        return
     left = itertools.count(len(refs) - 1, -1)
+    #: This thread, as long as it is here.
+    here: int | None = threading.get_ident()
 
     def one_more(_: Future[Any]) -> None:
         if next(left) > 0:  # next() of a count is atomic
             return
-        try:
-            values = []
-            for ref in refs:
-                error = ref.future().exception()
-                if error is not None:
-                    then((), error)
-                    return
-                values.append(pack(ref.future().result()))
-        except Exception as problem:  # noqa: BLE001 - a value that cannot be packed fails the call, not this thread
-            then((), problem)
-            return
-        then(tuple(values), None)
+        errors = [error for ref in refs if (error := ref.future().exception()) is not None]
+        known = partial(then, errors[0] if errors else None)
+        if threading.get_ident() == here:
+            known()
+        else:
+            _flat(known)
 
+    if not refs:
+        then(None)
     for ref in refs:
         ref.future().add_done_callback(one_more)
+    here = None
+
+
+class _Todo(threading.local):
+    """What this thread has to call; None while it is not in `_flat`."""
+
+    calls: deque[Callable[[], None]] | None = None
+
+
+_todo = _Todo()
+
+
+def _flat(function: Callable[[], None]) -> None:
+    """Call `function`; if this very thread is in the middle of such a call, after that one.
+
+    A ref that fails fails the calls that wait for it, which fail those that wait for them: a long chain of calls must
+    not become as deep a recursion.
+    """
+    if _todo.calls is not None:
+        _todo.calls.append(function)
+        return
+    calls = _todo.calls = deque([function])
+    failed: Exception | None = None
+    try:
+        while calls:
+            try:
+                calls.popleft()()
+            except Exception as error:  # noqa: BLE001 - raised below; the others must be called all the same
+                failed = failed or error
+    finally:
+        _todo.calls = None
+    if failed is not None:
+        raise failed
+
+
+def when_ready(refs: Sequence[ObjectRef], then: Callable[[tuple[bytes, ...], BaseException | None], None]) -> None:
+    """As `when_known`, with the packed values of the refs: `then(values, None)`, or `then((), error)`."""
+
+    def known(error: BaseException | None) -> None:
+        values: tuple[bytes, ...] = ()
+        if error is None:
+            try:
+                values = pack_values(refs)
+            except Exception as problem:  # noqa: BLE001 - a value that cannot be packed fails the call, not this thread
+                error = problem
+        then(values, error)
+
+    when_known(refs, known)
+
+
+def pack_values(refs: Sequence[ObjectRef]) -> tuple[bytes, ...]:
+    """The values of refs that are there, packed. Raises SerializationError."""
+    return tuple(pack(ref.future().result()) for ref in refs)
 
 
 @dataclass
@@ -119,6 +168,17 @@ class Line:
         count = len(waiting.futures)
         return [ObjectRef(f, name if count == 1 else f"{name}[{i}]") for i, f in enumerate(waiting.futures)]
 
+    def send(
+        self, method: str, payload: bytes, values: tuple[bytes, ...], futures: list[Future[Any]], note: str
+    ) -> None:
+        """Make a method call that is packed already, ahead of what waits for arguments: a future for each value."""
+        with self._lock:
+            if self._death is None:
+                request = Request(next(self._ids), Kind.METHOD, method, payload, values, len(futures))
+                self._send(request, futures, note)
+                return
+        _fail(futures, self._death)
+
     def call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[Any]:
         """Run a function beside the instance. Raises SerializationError, MessageTooLargeError."""
         future = new_result()
@@ -142,12 +202,12 @@ class Line:
         if reply.failed:
             error = receive_failure(reply.values[0], pending.note)
             for future in pending.futures:
-                _settle(future, error=error)
+                settle(future, error=error)
             return
         waiting = [future for future in pending.futures if not future.done()]
         for future, value in zip(waiting, reply.values, strict=False):  # a loop: one value now, the other future later
             result, problem = receive(value)
-            _settle(future, result, problem)
+            settle(future, result, problem)
 
     def die(self, death: Callable[[], BaseException]) -> None:
         """The actor is dead: fail what is under way and whatever is asked from now on. The first death counts."""
@@ -167,7 +227,7 @@ class Line:
         check_size(f"{self._label}: {name} and its arguments", [payload])
         with self._lock:
             if self._death is None:
-                self._send(Request(next(self._ids), kind, name, payload), futures)
+                self._send(Request(next(self._ids), kind, name, payload), futures, f"raised in {self._label}.{name}")
                 return
         _fail(futures, self._death)
 
@@ -183,22 +243,22 @@ class Line:
                 request = Request(
                     next(self._ids), Kind.METHOD, method.name, waiting.payload, waiting.values or (), method.num_returns
                 )
-                self._send(request, waiting.futures)
+                self._send(request, waiting.futures, f"raised in {self._label}.{method.name}")
         for waiting in refused:
             for future in waiting.futures:
-                _settle(future, error=waiting.error)
+                settle(future, error=waiting.error)
 
-    def _send(self, request: Request, futures: list[Future[Any]]) -> None:
-        self._pending[request.id] = _Pending(futures, f"raised in {self._label}.{request.method}")
+    def _send(self, request: Request, futures: list[Future[Any]], note: str) -> None:
+        self._pending[request.id] = _Pending(futures, note)
         self._transmit(request)
 
 
 def _fail(futures: list[Future[Any]], death: Callable[[], BaseException]) -> None:
     for future in futures:
-        _settle(future, error=death())
+        settle(future, error=death())
 
 
-def _settle(future: Future[Any], result: Any = None, error: BaseException | None = None) -> None:
+def settle(future: Future[Any], result: Any = None, error: BaseException | None = None) -> None:
     """Set the future unless it is set: a loop that ends was set up before, and a death may overtake a reply."""
     with contextlib.suppress(InvalidStateError):
         if error is not None:

@@ -16,6 +16,7 @@ from runtime.calls import ActorHandle
 from runtime.embedded.engine import EmbeddedEngine
 from runtime.errors import GetTimeoutError, GraphError, WrongArgumentsError
 from runtime.outcomes import open_value
+from runtime.planning import PlanningEngine
 from runtime.refs import ObjectRef
 from runtime.testing import ThreadEngine
 
@@ -32,12 +33,19 @@ def init(
     num_gpus: int | None = None,
     resources: Mapping[str, float] | None = None,
 ) -> None:
-    """Start the engine of this process: "embedded" (actors are processes) or "threads" (for debuggers).
+    """Start the engine of this process: "embedded" (actors are processes), "threads" (for debuggers), or "plan".
 
-    num_cpus, num_gpus, resources: what actors may ask for; by default what the machine has, and no custom resources.
+    With "plan" nothing is ever started: graphs that this machine has no room for can be planned and looked at.
+
+    num_cpus, num_gpus, resources: what actors may ask for; by default what the machine has, and no custom resources;
+    with "plan" whatever they ask for. About num_cpus tasks, which are functions called with `.remote()`, run at once.
     Raises EngineError if one is running already, GraphError for an engine that does not exist.
     """
-    starts: dict[str, Callable[..., Engine]] = {"embedded": EmbeddedEngine.start, "threads": ThreadEngine.start}
+    starts: dict[str, Callable[..., Engine]] = {
+        "embedded": EmbeddedEngine.start,
+        "threads": ThreadEngine.start,
+        "plan": PlanningEngine.start,
+    }
     if engine not in starts:
         raise GraphError(f"engine={engine!r}; the engines are: {', '.join(starts)}")
     start = starts[engine]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,16 @@ from channels.serialize import unpack
 from runtime.arguments import pack_arguments
 from runtime.calls import ActorHandle, BoundCall, methods_of
 from runtime.conformance import check_engine
+from runtime.current import inside
+from runtime.decorated import travelling
 from runtime.engine import ActorInfo, ActorOptions, Loop, LoopFunction
-from runtime.errors import ActorDiedError, EngineError, GraphError
+from runtime.errors import ActorDiedError, EngineError, GraphError, not_started
 from runtime.host import ActorHost
 from runtime.ids import ActorId, NodeId, new_actor_id
 from runtime.line import Line, when_ready
 from runtime.outcomes import pack_failure
-from runtime.remote import travelling
-from runtime.resources import Resources
+from runtime.resources import TASK_CPUS, Resources
+from runtime.tasks import TaskPool
 from runtime.watches import DeathWatch
 
 if TYPE_CHECKING:
@@ -129,6 +132,8 @@ class ThreadEngine:
         self._resources = resources
         self._lock = threading.Lock()
         self._actors: dict[ActorId, _ThreadActor] = {}
+        #: Of this process, and of each actor that has submitted tasks: as if it were a process.
+        self._pools: dict[ActorId | None, TaskPool] = {}
         self._closed = False
 
     @classmethod
@@ -153,9 +158,15 @@ class ThreadEngine:
             for other in self._actors.values():
                 if options.name is not None and other.options.name == options.name and other.death is None:
                     raise GraphError(f"the name {options.name!r} is taken by actor {other.label}; choose another")
-            gpus = self._resources.take(actor_id, label, options)
+            try:
+                gpus = self._resources.take(actor_id, label, options)
+            except GraphError:
+                if options.resources.get(TASK_CPUS):
+                    # In a thread: the pool that asks waits for this answer, and others may be asking, too.
+                    threading.Thread(target=self._release, name="dagc-release", daemon=True).start()
+                raise
             actor = self._actors[actor_id] = _ThreadActor(actor_id, label, options, gpus)
-        actor.on_death(lambda: self._give_back(actor_id))
+        actor.on_death(lambda: self._end_belongings(actor_id))
 
         def arguments_ready(values: tuple[bytes, ...], error: BaseException | None) -> None:
             if error is None:
@@ -167,10 +178,14 @@ class ThreadEngine:
         named = options.name is not None
         return ActorHandle(actor_id, options.name or cls.__name__, methods_of(cls), id(self), named)
 
-    def describe(self, handles: Sequence[ActorHandle]) -> list[ActorInfo]:
+    def describe(self, handles: Sequence[ActorHandle], timeout: float | None = None) -> list[ActorInfo]:
         actors = [self._actor(handle) for handle in handles]
+        deadline = None if timeout is None else time.monotonic() + timeout
         for actor in actors:
-            actor.started.wait()
+            actor.started.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        late = [actor.label for actor in actors if not actor.started.is_set()]
+        if late:
+            raise not_started(late, timeout)
         return [
             ActorInfo(
                 actor_id=actor.id,
@@ -185,6 +200,8 @@ class ThreadEngine:
         ]
 
     def submit(self, call: BoundCall) -> ObjectRef | list[ObjectRef]:
+        if call.handle is None:
+            return self._pool().submit(call)
         refs = self._actor(call.handle).line.submit(call)
         return refs[0] if call.method.num_returns == 1 else refs
 
@@ -210,16 +227,40 @@ class ThreadEngine:
     def shutdown(self) -> None:
         with self._lock:
             self._closed = True
-            actors = list(self._actors.values())
+            actors, pools = list(self._actors.values()), list(self._pools.values())
+        for pool in pools:
+            pool.close("the engine was shut down before the result came")
         for actor in actors:
             actor.die("the engine was shut down")
 
     def __repr__(self) -> str:
         return f"ThreadEngine({len(self._actors)} actors)"
 
-    def _give_back(self, actor: ActorId) -> None:
+    def _pool(self) -> TaskPool:
+        """The pool of whoever runs in this thread."""
+        owner = inside.get()
+        with self._lock:
+            self._check()
+            # What goes on after its actor's death belongs to nobody.
+            known = owner if owner in self._actors and self._actors[owner].death is None else None
+            if known not in self._pools:
+                self._pools[known] = TaskPool(self, lambda handle: self._actor(handle).line)
+            return self._pools[known]
+
+    def _release(self) -> None:
+        with self._lock:
+            pools = [] if self._closed else list(self._pools.values())
+        for pool in pools:
+            pool.release()
+
+    def _end_belongings(self, actor: ActorId) -> None:
+        """An actor is dead: what it had is free, and the workers of its tasks end with it."""
         with self._lock:
             self._resources.give_back(actor)
+            pool = self._pools.pop(actor, None)
+        if pool is not None:
+            for worker in pool.close("the actor that submitted the task has died"):
+                self._actors[worker._actor_id].die("the actor that submitted its tasks has died")
 
     def _check(self) -> None:
         if self._closed:

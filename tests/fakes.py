@@ -41,7 +41,7 @@ def actors(count: int) -> list[ActorHandle]:
 
 def placed(graph: Graph, pids: Mapping[str, int] | None = None, nodes: Mapping[str, str] | None = None) -> Placement:
     """Every party in a process of its own on one node, but where `pids` and `nodes` say otherwise."""
-    parties = (DRIVER, *graph.actors)
+    parties = (DRIVER, *graph.makers)
     return Placement(
         {p: Place(NodeId((nodes or {}).get(p, "n0")), (pids or {}).get(p, 100 + i)) for i, p in enumerate(parties)}
     )

@@ -76,15 +76,21 @@ def run(
                 assert step.slot not in slots
                 slots[step.slot] = queue.popleft()
             elif isinstance(step, Run):
-                args, kwargs = map_leaves(step.args, fill), map_leaves(dict(step.kwargs), fill)
-                value = methods(program.actor, step.method, args, kwargs)
-                values = value if step.unpack else [value]
-                assert not set(step.out) & set(slots)
-                slots.update(zip(step.out, values, strict=True))
+                for call in step.calls:
+                    assert all(slot in slots for slot in call.after)
+                    args, kwargs = map_leaves(call.args, fill), map_leaves(dict(call.kwargs), fill)
+                    value = methods(program.actor, call.method, args, kwargs)
+                    values = [*(value if call.unpack else [value]), *([] if call.done is None else [None])]
+                    assert not set(call.results) & set(slots)
+                    slots.update(zip(call.results, values, strict=True))
+                    for slot in call.last:
+                        del slots[slot]
             else:
                 assert step.channel in program.writes
                 write(step.channel, slots[step.slot])
             assert all(slot < program.slots for slot in slots)
             for slot in step.last:
-                del slots[slot]
+                # What a fused call has dropped stands here once more, for the case that it is not made.
+                if slot in slots or not isinstance(step, Run):
+                    del slots[slot]
         assert not slots, "every slot is free after an execution"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from dagc.graph import DRIVER, Graph
+from dagc.graph import DRIVER, Call, Graph
 
 __all__ = ["TICK", "Edge", "find_edges"]
 
@@ -20,15 +21,16 @@ class Edge(NamedTuple):
     reader: str
 
 
-def find_edges(graph: Graph) -> tuple[Edge, ...]:
+def find_edges(graph: Graph, calls: Sequence[Call]) -> tuple[Edge, ...]:
     """Each edge once, grouped by value: the tick, then the values in the order of the graph.
 
-    An actor loops over its ops as fast as they let it. It is the first receive of an execution that holds it back until
-    that execution has begun; so an actor whose first call receives nothing is sent a tick. Later calls need none.
+    `calls`: those of the graph, in the order in which they are made. An actor loops over its ops as fast as they let
+    it. It is the first receive of an execution that holds it back until that execution has begun; so an actor whose
+    first call receives nothing is sent a tick. Later calls need none.
     """
     readers: dict[str, dict[str, None]] = {name: {} for name in (TICK, *graph.parties)}
     started: set[str] = set()
-    for call in graph.calls:
+    for call in calls:
         foreign = [use for use in call.uses if graph.parties[use] != call.actor]
         for use in foreign:
             readers[use][call.actor] = None

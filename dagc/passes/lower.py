@@ -8,14 +8,15 @@ torch.fx's Interpreter and tinygrad's memory planner free values: the last use i
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from dagc.containers import map_leaves
 from dagc.graph import DRIVER, Call, Graph, Input, Pick, Value
 from dagc.inputs import signature
 from dagc.plan import Op, OpKind, Plan
-from dagc.program import DriverProgram, InputAccess, Output, Program, Recv, Run, Send, Slot, Step
+from dagc.program import DriverProgram, InputAccess, Invoke, Output, Program, Recv, Run, Send, Slot, Step
 
 __all__ = ["Lowered", "lower"]
 
@@ -44,11 +45,11 @@ def _lower_actor(plan: Plan, graph: Graph, actor: str, reads: Mapping[str, int])
     return Program(
         graph=plan.name,
         actor=actor,
-        actor_id=graph.actors[actor]._actor_id,
         steps=steps,
         slots=slots.count,
         reads=reads,
         writes=tuple(op.target for op in ops if op.kind is OpKind.SEND),
+        free=plan.order == "free",
     )
 
 
@@ -61,6 +62,7 @@ def _lower_driver(plan: Plan, graph: Graph, reads: Mapping[str, int]) -> DriverP
         # What is not of the input is the tick.
         sends={op.target: accesses.get(op.target) for op in ops if op.kind is OpKind.SEND},
         outputs=tuple(_output(graph, name, accesses) for name in graph.output.values),
+        leaves=graph.output.leaves,
         reads=reads,
         positional=positional,
         keywords=keywords,
@@ -93,28 +95,49 @@ class _Slots:
         self._free: list[int] = []
         #: How many slots there are so far.
         self.count = 0
-        #: Value -> the index of the last op that reads it.
-        self._last = {value: i for i, op in enumerate(ops) for value in self._read_by(op)}
+        #: Value -> the last use of it; uses are counted as they come.
+        self._last = {value: i for i, values in enumerate(self._uses()) for value in values}
+        self._at = -1
 
     def steps(self) -> Iterator[Step]:
-        for i, op in enumerate(self._ops):
+        for op in self._ops:
             if op.kind is OpKind.RECV:
                 slot = self._take(op.target)
-                yield Recv(op.target, slot, self._release(i, (op.target,)))
+                yield Recv(op.target, slot, self._release((op.target,)))
             elif op.kind is OpKind.SEND:
-                yield Send(op.target, self._of[op.target], self._release(i, (op.target,)))
+                yield Send(op.target, self._of[op.target], self._release((op.target,)))
             else:
-                yield self._run(i, op)
+                yield self._run(op)
 
-    def _run(self, i: int, op: Op) -> Run:
-        call = self._call(op)
+    def _run(self, op: Op) -> Run:
+        calls: list[Invoke] = []
+        dropped: set[int] = set()
+        for name in op.calls:
+            call = self._call(name)
+            # The results get their slots before the arguments give theirs up: those are cleared after the call.
+            made, results = self._invoke(call)
+            last = self._release((*call.uses, *results))
+            dropped |= {*last, *made.results}
+            calls.append(replace(made, last=last))
+        calls[-1] = replace(calls[-1], last=())
+        # A call that raises leaves what those after it would have dropped.
+        return Run(tuple(calls), tuple(sorted(dropped.difference(self._of.values()))))
+
+    def _invoke(self, call: Call) -> tuple[Invoke, tuple[str, ...]]:
         args, kwargs = self._template(call.args), {key: self._template(arg) for key, arg in call.kwargs.items()}
-        # The results get their slots before the arguments give theirs up: `last` is cleared after the call.
+        after = tuple(self._of[end] for end in call.after)
+        results = self._results(call)
+        slots = [self._take(result) for result in results]
+        done = slots.pop() if call.name in self._graph.ends else None
+        several = call.num_returns > 1
+        out = tuple(slots)
+        return Invoke(call.name, call.method, args, kwargs, out, several, done, after, call.function), results
+
+    def _results(self, call: Call) -> tuple[str, ...]:
+        """All that gets a slot: every value, also those that nobody uses, then the end of the call if it is told."""
         several = call.num_returns > 1
         values = tuple(Pick(call.name, k).name for k in range(call.num_returns)) if several else (call.name,)
-        out = tuple(self._take(value) for value in values)
-        last = self._release(i, (*call.uses, *values))
-        return Run(call.name, call.method, args, kwargs, out, unpack=several, last=last)
+        return (*values, self._graph.ends[call.name]) if call.name in self._graph.ends else values
 
     def _template(self, template: Any) -> Any:
         return map_leaves(template, lambda leaf: Slot(self._of[leaf.name]) if isinstance(leaf, Value) else leaf)
@@ -128,19 +151,24 @@ class _Slots:
         self._of[value] = slot
         return slot
 
-    def _release(self, i: int, values: tuple[str, ...]) -> tuple[int, ...]:
-        """Free the slots of those values that no op after the i-th reads."""
-        freed = tuple(sorted(self._of.pop(value) for value in values if self._last.get(value, -1) <= i))
+    def _release(self, values: Iterable[str]) -> tuple[int, ...]:
+        """One more use; free the slots of those of its values that none after it reads."""
+        self._at += 1
+        over = dict.fromkeys(value for value in values if self._last.get(value, -1) <= self._at)
+        freed = tuple(sorted(self._of.pop(value) for value in over))
         for slot in freed:
             heapq.heappush(self._free, slot)
         return freed
 
-    def _read_by(self, op: Op) -> tuple[str, ...]:
-        if op.kind is OpKind.SEND:
-            return (op.target,)
-        return self._call(op).uses if op.kind is OpKind.RUN else ()
+    def _uses(self) -> Iterator[tuple[str, ...]]:
+        """What is read by each receive, call and send, in their order."""
+        for op in self._ops:
+            if op.kind is OpKind.RUN:
+                yield from (self._call(name).uses for name in op.calls)
+            else:
+                yield (op.target,) if op.kind is OpKind.SEND else ()
 
-    def _call(self, op: Op) -> Call:
-        call = self._graph.by_name[op.target]
+    def _call(self, name: str) -> Call:
+        call = self._graph.by_name[name]
         assert isinstance(call, Call), "the plan was made from this graph"
         return call

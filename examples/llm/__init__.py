@@ -5,7 +5,6 @@ Read in this order; each file is one idea:
 - `config`      the numbers that describe a Llama checkpoint
 - `model`       the pieces: embedding, decoder layers with their KV cache, norm + lm_head
 - `stage`       contiguous pieces behind one `forward`; what an actor of the pipeline is
-- `balance`     measured costs -> which pieces go to which stage
 - `sequences`   prompts, groups of prompts, and the decode loop that keeps every stage busy
 - `tokenizer`   text <-> token ids, from the checkpoint's own vocabulary and chat template
 - `checkpoint`  the cached folder that all of them load from; `gguf_import` and `tiny` fill it

@@ -29,6 +29,7 @@ class Options:
     offline_tiny: bool
     cache: Path
     plan: Path
+    report: Path
 
 
 def parse(argv: Sequence[str] | None, description: str | None) -> Options:
@@ -46,6 +47,7 @@ def parse(argv: Sequence[str] | None, description: str | None) -> Options:
     add("--offline-tiny", action="store_true", help="a tiny random model: needs no weights, its text means nothing")
     add("--cache", type=Path, default=default_cache(), metavar="DIR", help="converted models (default: %(default)s)")
     add("--plan", type=Path, metavar="FILE", help="where to write the compiled plan (default: in the cache)")
+    add("--report", type=Path, metavar="FILE", help="where to write the page about the run (default: in the cache)")
     given = parser.parse_args(argv)
 
     prompts: list[str] = given.prompt or []
@@ -67,6 +69,7 @@ def parse(argv: Sequence[str] | None, description: str | None) -> Options:
         offline_tiny=given.offline_tiny,
         cache=given.cache,
         plan=given.plan or given.cache / f"{PROGRAM}.plan",
+        report=given.report or given.cache / f"{PROGRAM}.html",
     )
 
 

@@ -105,20 +105,26 @@ class Kill(_message.Message):
     def __init__(self, actor: _Optional[str] = ...) -> None: ...
 
 class FromHead(_message.Message):
-    __slots__ = ("id", "done", "refused", "description", "construct", "death")
+    __slots__ = ("id", "done", "refused", "description", "construct", "death", "release")
     ID_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     CONSTRUCT_FIELD_NUMBER: _ClassVar[int]
     DEATH_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
     id: int
     done: Done
     refused: str
     description: Description
     construct: Construct
     death: Death
-    def __init__(self, id: _Optional[int] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., refused: _Optional[str] = ..., description: _Optional[_Union[Description, _Mapping]] = ..., construct: _Optional[_Union[Construct, _Mapping]] = ..., death: _Optional[_Union[Death, _Mapping]] = ...) -> None: ...
+    release: Release
+    def __init__(self, id: _Optional[int] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., refused: _Optional[str] = ..., description: _Optional[_Union[Description, _Mapping]] = ..., construct: _Optional[_Union[Construct, _Mapping]] = ..., death: _Optional[_Union[Death, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ...) -> None: ...
+
+class Release(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Done(_message.Message):
     __slots__ = ("label",)

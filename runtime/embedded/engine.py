@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.arguments import pack_arguments
 from runtime.calls import ActorHandle, BoundCall, methods_of
+from runtime.decorated import travelling
 from runtime.embedded import control_pb2 as pb
 from runtime.embedded.control import ControlThread, Delivery
 from runtime.embedded.environment import node_id, visible_gpus
@@ -24,13 +25,13 @@ from runtime.embedded.head import Head
 from runtime.embedded.link import HeadLink
 from runtime.embedded.peers import Peers, died
 from runtime.engine import ActorInfo, ActorOptions, Loop, LoopFunction
-from runtime.errors import ActorDiedError, EngineError, GraphError
+from runtime.errors import ActorDiedError, EngineError, GraphError, not_started
 from runtime.ids import ActorId, NodeId, new_actor_id
 from runtime.line import when_ready
 from runtime.messages import check_size
 from runtime.outcomes import pack_failure
-from runtime.remote import travelling
 from runtime.resources import Resources
+from runtime.tasks import TaskPool
 from runtime.watches import DeathWatch
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class EmbeddedEngine:
         self._head = head
         self._delivery = Delivery()
         self._peers = Peers(folder, control, self._delivery, link)
+        self._tasks = TaskPool(self, self._peers.line)
+        link.on_release = lambda: self._delivery.put(self._tasks.release)
         self._pid = os.getpid()
         self._closed = False
         self._closing = threading.Lock()
@@ -109,10 +112,9 @@ class EmbeddedEngine:
         named = options.name is not None
         return ActorHandle(actor, options.name or cls.__name__, methods_of(cls), self._folder.path, named)
 
-    def describe(self, handles: Sequence[ActorHandle]) -> list[ActorInfo]:
+    def describe(self, handles: Sequence[ActorHandle], timeout: float | None = None) -> list[ActorInfo]:
         self._check(*handles)
-        question = pb.Describe(actors=[handle._actor_id for handle in handles])
-        description = self._control.run(self._link.ask(describe=question))
+        actors = self._control.run(_describe(self._link, handles, timeout))
         node = node_id()
         return [
             ActorInfo(
@@ -124,10 +126,13 @@ class EmbeddedEngine:
                 max_concurrency=actor.max_concurrency,
                 death=died(actor.death) if actor.HasField("death") else None,
             )
-            for actor in description.actors
+            for actor in actors
         ]
 
     def submit(self, call: BoundCall) -> ObjectRef | list[ObjectRef]:
+        if call.handle is None:
+            self._check()
+            return self._tasks.submit(call)
         self._check(call.handle)
         refs = self._peers.line(call.handle).submit(call)
         return refs[0] if call.method.num_returns == 1 else refs
@@ -162,6 +167,7 @@ class EmbeddedEngine:
             if self._closed or os.getpid() != self._pid:
                 return
             self._closed = True
+        self._tasks.close("the engine was shut down before the result came")
         self._head.end_actors()
         self._control.run(self._link.close())
         self._head.close()
@@ -195,6 +201,21 @@ class EmbeddedEngine:
         for handle in handles:
             if handle._address != self._folder.path:
                 raise GraphError(f"{handle!r} is of another session; a handle is good in the session that made it")
+
+
+async def _describe(link: HeadLink, handles: Sequence[ActorHandle], timeout: float | None) -> list[pb.Actor]:
+    if timeout is None:
+        description = await link.ask(describe=pb.Describe(actors=[handle._actor_id for handle in handles]))
+        return list(description.actors)
+    # One question an actor: it has to be known whose answer is missing.
+    asked = [asyncio.ensure_future(link.ask(describe=pb.Describe(actors=[handle._actor_id]))) for handle in handles]
+    late = (await asyncio.wait(asked, timeout=timeout))[1] if asked else set()
+    for question in late:
+        question.cancel()
+    if late:
+        await asyncio.gather(*asked, return_exceptions=True)
+        raise not_started([repr(h) for h, question in zip(handles, asked, strict=True) if question in late], timeout)
+    return [description.actors[0] for description in await asyncio.gather(*asked)]
 
 
 async def _join(folder: SessionFolder, hello: pb.Hello) -> HeadLink:

@@ -22,6 +22,7 @@ from runtime.embedded.state import Command, Construct, Death, Described, Died, K
 from runtime.engine import ActorOptions
 from runtime.errors import GraphError
 from runtime.ids import ActorId
+from runtime.resources import TASK_CPUS
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -85,6 +86,9 @@ class Head:
                     self._carry_out(self._event(link, actor, message))
                 except GraphError as error:
                     outbox.put(pb.FromHead(id=message.id, refused=str(error)))
+                    if message.create.resources.get(TASK_CPUS):
+                        for other in self._links.values():
+                            other.put(pb.FromHead(release=pb.Release()))
         finally:
             writer.cancel()
             del self._links[link]

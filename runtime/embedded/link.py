@@ -38,6 +38,8 @@ class HeadLink:
         self._deaths: dict[ActorId, asyncio.Future[pb.Death]] = {}
         self._on_construct = on_construct
         self._on_lost = on_lost
+        #: Called when workers of tasks that are idle are to be ended.
+        self.on_release: Callable[[], None] | None = None
         self._task = asyncio.ensure_future(self._run(folder))
 
     async def ask(self, **body: Any) -> Any:
@@ -92,6 +94,10 @@ class HeadLink:
         if kind == "construct":
             assert self._on_construct is not None
             self._on_construct(message.construct)
+            return
+        if kind == "release":
+            if self.on_release is not None:  # else there is no engine yet, and no worker either
+                self.on_release()
             return
         question = self._questions.get(message.id)
         if question is None or question.done():  # whoever asked was cancelled

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from runtime.errors import GraphError
+from runtime.resources import TASK_CPUS
 
 if TYPE_CHECKING:
     from runtime.engine import ActorOptions
@@ -204,13 +205,16 @@ class State:
         return [*told, *self._answers()]
 
     def link_gone(self, link: Link) -> list[Command]:
-        """A process is gone: nobody waits for answers there, and what it had not set up yet never will be."""
+        """A process is gone: nobody waits for answers there, what it had not set up yet never will be, and the workers
+        of its tasks have nothing to do."""
         self._questions = [question for question in self._questions if question[0] != link]
         commands: list[Command] = []
         for record in self._actors.values():
             record.watchers = [watcher for watcher in record.watchers if watcher[0] != link]
             if record.owner == link and record.phase is _Phase.STARTING and record.set_up is None:
                 commands += self._doom(record, "the actor that creates it died before its arguments were known")
+            elif record.owner == link and TASK_CPUS in record.options.resources:
+                commands += self._doom(record, "the actor that submitted its tasks has died")
         return commands
 
     def describe(self, actors: Iterable[ActorId], link: Link, question: int) -> list[Command]:

@@ -58,3 +58,70 @@ def test_a_replica_drives_its_own_graph() -> None:
     assert "NoneType" in dagc.get(replica.fails.remote(), timeout=30)
     assert dagc.get(replica.serve.remote(1), timeout=30) == [4, 2]
     dagc.get(replica.close.remote(), timeout=30)
+
+
+class Selfish:
+    """Drives a graph that it is in itself."""
+
+    def __init__(self) -> None:
+        self.graph: Any = None
+        self.refs: list[Any] = []
+
+    def double(self, x: Any) -> Any:
+        return 2 * x
+
+    def compile(self, itself: Any, other: Any) -> None:
+        with InputNode() as x:
+            self.graph = dagc.compile(other.double.bind(itself.double.bind(x)), name="own", max_inflight=2)
+
+    def wait(self, value: Any) -> Any:
+        return self.graph.execute(value).get()
+
+    async def wait_async(self, value: Any) -> Any:
+        return await self.graph.execute(value)
+
+    def start(self, value: Any) -> None:
+        self.refs.append(self.graph.execute(value))
+
+    def fetch(self) -> Any:
+        return self.refs.pop(0).get()
+
+    def fill(self) -> None:
+        for value in range(3):
+            self.start(value)
+
+    def close(self) -> None:
+        self.graph.teardown()
+
+
+def test_a_method_that_would_wait_for_itself_is_told() -> None:
+    selfish, other = dagc.remote(Selfish).remote(), dagc.remote(Stage).remote()
+    dagc.get(selfish.compile.remote(selfish, other), timeout=30)
+    for method in (selfish.wait, selfish.wait_async):
+        with pytest.raises(dagc.GraphError, match=r"a method of Selfish_0 waits .* has to 'run Selfish_0\.double'"):
+            dagc.get(method.remote(1), timeout=30)
+    # Both executions were begun, and go on now that the methods have ended.
+    with pytest.raises(dagc.GraphError, match="would never end"):
+        dagc.get(selfish.fill.remote(), timeout=30)
+    dagc.get(selfish.close.remote(), timeout=30)
+
+
+def test_a_result_that_waits_for_others_only_can_be_had() -> None:
+    selfish, other = dagc.remote(Selfish).remote(), dagc.remote(Stage).remote()
+    dagc.get(selfish.compile.remote(selfish, other), timeout=30)
+    dagc.get(selfish.start.remote(5), timeout=30)
+    while True:
+        try:
+            assert dagc.get(selfish.fetch.remote(), timeout=30) == 20
+        except dagc.GraphError:  # the loop has not had its turn yet
+            dagc.get(selfish.start.remote(5), timeout=30)
+            continue
+        break
+    dagc.get(selfish.close.remote(), timeout=30)
+
+
+def test_with_two_methods_at_a_time_it_does_not_wait_for_itself() -> None:
+    selfish, other = dagc.remote(Selfish).options(max_concurrency=2).remote(), dagc.remote(Stage).remote()
+    dagc.get(selfish.compile.remote(selfish, other), timeout=30)
+    assert dagc.get(selfish.wait.remote(1), timeout=30) == 4
+    dagc.get(selfish.close.remote(), timeout=30)

@@ -16,8 +16,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the LLM example needs the extra: pip install -e '.[llm]'")
 transformers = pytest.importorskip("transformers", reason="the reference model is transformers'")
 
+from dagc.partition import partition
 from examples.llm import tiny
-from examples.llm.balance import balance
 from examples.llm.checkpoint import Checkpoint, default_cache
 from examples.llm.config import LlamaConfig
 from examples.llm.gguf_import import PACKAGE, find_smollm2, open_gguf
@@ -111,7 +111,7 @@ def in_process(stages: Sequence[Stage]) -> Submit:
 
 
 def even_cut(checkpoint: Checkpoint, stages: int) -> list[range]:
-    return balance([1.0] * checkpoint.config.num_pieces, stages)
+    return partition([1.0] * checkpoint.config.num_pieces, stages)
 
 
 # -- a tiny random model: always

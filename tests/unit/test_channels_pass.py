@@ -60,4 +60,4 @@ def test_a_graph_over_two_nodes_is_refused() -> None:
 
 def test_the_tick_is_one_channel() -> None:
     plan = plan_of(MultiOutputNode([stage.update.bind() for stage in actors(2)]))
-    assert str(plan.channels[0]) == "tick  driver  ->  Stage_0, Stage_1  shm  8 x 4096"
+    assert str(plan.channels[0]) == "tick  driver  ->  Stage_0, Stage_1  shm  8 x 64"

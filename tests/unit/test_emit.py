@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from dagc.emit import emit
-from dagc.program import Program, Recv, Run, Send, Slot, Step
-from runtime.ids import ActorId
+from dagc.program import Invoke, Program, Recv, Run, Send, Slot, Step
 
 
 class Point(NamedTuple):
@@ -15,12 +14,16 @@ class Point(NamedTuple):
 
 
 def program(*steps: Step) -> Program:
-    return Program("test", "Stage_0", ActorId("a"), steps, 9, {"input": 0}, ("Stage_0.forward",))
+    return Program("test", "Stage_0", steps, 9, {"input": 0}, ("Stage_0.forward",))
+
+
+def run(*calls: Invoke) -> Run:
+    return Run(calls)
 
 
 def call_of(*args: Any, **kwargs: Any) -> tuple[str, dict[str, Any]]:
     """The call and the constants of one run."""
-    source, constants = emit(program(Run("Stage_0.forward", "forward", args, kwargs, (8,))))
+    source, constants = emit(program(run(Invoke("Stage_0.forward", "forward", args, kwargs, (8,)))))
     (line,) = (line for line in source.splitlines() if "call_0(" in line)
     return line.strip(), constants
 
@@ -29,7 +32,7 @@ def test_a_stage_of_a_pipeline() -> None:
     source, constants = emit(
         program(
             Recv("input", 0),
-            Run("Stage_0.forward", "forward", (Slot(0),), {}, (1,), last=(0,)),
+            Run((Invoke("Stage_0.forward", "forward", (Slot(0),), {}, (1,)),), last=(0,)),
             Send("Stage_0.forward", 1, last=(1,)),
         )
     )
@@ -58,7 +61,7 @@ def test_a_stage_of_a_pipeline() -> None:
 
 
 def test_the_first_failure_among_the_arguments_passes_through_every_value() -> None:
-    source, _ = emit(program(Run("s", "split", (Slot(2), [Slot(5)]), {"k": Slot(2)}, (6, 7), unpack=True)))
+    source, _ = emit(program(run(Invoke("s", "split", (Slot(2), [Slot(5)]), {"k": Slot(2)}, (6, 7), unpack=True))))
     assert "if type(v2) is Failure:\n            v6 = v7 = v2\n        elif type(v5) is Failure:" in source
     assert "v6, v7, = parts_0(call_0(v2, [v5], k=v2))" in source
 
@@ -79,6 +82,6 @@ def test_a_keyword_that_is_no_name_is_passed_all_the_same() -> None:
 
 
 def test_a_call_without_values_is_made_without_a_look_at_any() -> None:
-    source, _ = emit(program(Run("s", "constant", (), {}, (0,))))
+    source, _ = emit(program(run(Invoke("s", "constant", (), {}, (0,)))))
     assert "Failure" not in source
     assert "v0 = call_0()" in source

@@ -14,7 +14,7 @@ from dagc.options import CompileOptions
 from dagc.passes.lower import Lowered, lower
 from dagc.passes.simulate import simulate
 from dagc.planner import make_plan
-from dagc.program import DriverProgram, InputAccess, Output, Recv, Run, Send, Slot
+from dagc.program import DriverProgram, InputAccess, Invoke, Output, Recv, Run, Send, Slot
 from runtime.calls import ActorHandle, BoundCall, BoundReturn
 from tests.fakes import actor, actors, placed
 from tests.interpreter import interpret
@@ -32,11 +32,16 @@ def test_a_program_is_steps_over_slots() -> None:
     program = programs["Stage_0"]
     assert program.steps == (
         Recv("input", 0),
-        Run("Stage_0.forward", "forward", (Slot(0),), {}, out=(1,)),
-        Run("Stage_0.forward#1", "forward", (Slot(1),), {"scale": [Slot(0), 2]}, out=(2,), last=(0, 1)),
+        Run(
+            (
+                Invoke("Stage_0.forward", "forward", (Slot(0),), {}, out=(1,)),
+                Invoke("Stage_0.forward#1", "forward", (Slot(1),), {"scale": [Slot(0), 2]}, out=(2,)),
+            ),
+            last=(0, 1),
+        ),
         Send("Stage_0.forward#1", 2, last=(2,)),
     )
-    assert (program.graph, program.actor, program.actor_id) == ("test", "Stage_0", a._actor_id)
+    assert (program.graph, program.actor) == ("test", "Stage_0")
     assert (program.slots, dict(program.reads), program.writes) == (3, {"input": 0}, ("Stage_0.forward#1",))
 
 
@@ -58,14 +63,15 @@ def test_slots_are_used_again_lowest_first() -> None:
 def test_a_value_that_is_read_again_later_keeps_its_slot() -> None:
     a, x = actor(), InputNode()
     steps = lowered(a.update.bind(a.forward.bind(x), x)).programs["Stage_0"].steps
-    assert [step.last for step in steps] == [(), (), (0, 1), (2,)]
+    assert [step.last for step in steps] == [(), (0, 1), (2,)]
 
 
 def test_several_values_are_unpacked_and_the_unused_ones_freed_at_once() -> None:
     a, b = actors(2)
     _, second = a.split.bind(InputNode())
     run, send = lowered(b.forward.bind(second)).programs["Stage_0"].steps[1:]
-    assert run == Run("Stage_0.split", "split", (Slot(0),), {}, out=(1, 2), unpack=True, last=(0, 1))
+    split = Invoke("Stage_0.split", "split", (Slot(0),), {}, out=(1, 2), unpack=True)
+    assert run == Run((split,), last=(0, 1))
     assert send == Send("Stage_0.split[1]", 2, last=(2,))
 
 
@@ -82,6 +88,7 @@ def test_the_driver_of_a_whole_input_takes_one_argument() -> None:
         graph="test",
         sends={"input": InputAccess(None)},
         outputs=(Output("Stage_0.forward", "Stage_0.forward"),),
+        leaves=(),
         reads={"Stage_0.forward": 0},
         positional=1,
         keywords=(),

@@ -32,7 +32,7 @@ def test_an_unknown_keyword_is_refused_with_what_was_meant() -> None:
         CompileOptions.from_keywords({"max_inflght": 2})
     assert str(caught.value) == (
         "compile has no option 'max_inflght'; did you mean max_inflight? "
-        "Its options are: name, max_inflight, buffer_bytes, max_message_bytes, timeout, spin"
+        "Its options are: name, max_inflight, buffer_bytes, max_message_bytes, timeout, spin, order, trace"
     )
     with pytest.raises(GraphError, match=r"no option 'zzz'\. Its options are: name"):
         CompileOptions.from_keywords({"zzz": 2})

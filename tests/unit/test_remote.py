@@ -95,15 +95,14 @@ def test_inheritance() -> None:
             pass
 
 
-def test_function() -> None:
-    with pytest.raises(GraphError, match="only classes can be remote"):
-        runtime.remote(lambda: None)  # type: ignore[call-overload]
+def test_two_targets() -> None:
+    with pytest.raises(GraphError, match="takes one class or function, found 2"):
+        runtime.remote(Plain, Plain)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_restarts": 1}, "unknown actor option 'max_restarts'; the options are: name, num_cpus"),
         ({"num_cpus": -1}, "num_cpus=-1; expected a number of at least 0"),
         ({"num_cpus": float("nan")}, "num_cpus=nan"),
         ({"num_gpus": 1.5}, "expected a whole number, or a share"),
@@ -121,6 +120,32 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
     assert message in str(raised.value)
     with pytest.raises(GraphError):
         Remote.options(**options)
+
+
+def test_unknown_options() -> None:
+    with pytest.raises(GraphError, match="unknown option 'max_restarts'; the options of an actor are: name, num_cpus"):
+        runtime.remote(max_restarts=1)
+    with pytest.raises(GraphError, match="unknown actor option 'max_restarts'; the options are: name, num_cpus"):
+        Remote.options(max_restarts=1)
+    with pytest.raises(GraphError, match="unknown actor option 'num_returns'; the options are: name, num_cpus"):
+        runtime.remote(num_returns=2)(Plain)
+
+
+#: Cannot be pickled: a class that were sent with what it uses of its module could not travel.
+_lock = threading.Lock()
+
+
+@runtime.remote
+class Decorated:
+    def locked(self) -> bool:
+        return _lock.locked()
+
+
+def test_decorated_class_with_options_travels_by_name() -> None:
+    assert pickle.loads(pickle.dumps(Decorated)) is Decorated
+    again = pickle.loads(pickle.dumps(Decorated.options(num_cpus=0)))
+    assert again.__wrapped__ is Decorated.__wrapped__
+    assert again._options.num_cpus == 0
 
 
 @pytest.mark.usefixtures("_threads")
@@ -298,7 +323,7 @@ def test_second_init() -> None:
 
 
 def test_unknown_engine() -> None:
-    with pytest.raises(GraphError, match="the engines are: embedded, threads"):
+    with pytest.raises(GraphError, match="the engines are: embedded, threads, plan"):
         runtime.init(engine="spark")
 
 

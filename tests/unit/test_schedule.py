@@ -80,4 +80,4 @@ def test_an_actor_whose_first_call_receives_nothing_needs_a_tick_though_a_later_
 def test_values_that_stay_on_their_actor_are_not_sent() -> None:
     a = actor()
     ops = ops_of(plan_of(a.forward.bind(a.forward.bind(InputNode()))))["Stage_0"]
-    assert ops == ["recv input", "run Stage_0.forward", "run Stage_0.forward#1", "send Stage_0.forward#1"]
+    assert ops == ["recv input", "run Stage_0.forward+Stage_0.forward#1", "send Stage_0.forward#1"]

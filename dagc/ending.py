@@ -1,0 +1,145 @@
+"""Ending: how a compiled graph ends. Why it did, who is told, and that it is one reason for everybody.
+
+A graph ends by teardown, by the death of one of its actors, or because a loop left it. Whatever comes first is the
+reason, but that a death is always told: it explains what else was seen. Afterwards every channel is broken, which
+stops each loop where it waits. This object does not know the CompiledGraph: what the engine calls back keeps none
+alive.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import Any
+
+from channels import ChannelStatistics
+from dagc.errors import ActorDiedError, GraphClosedError
+from dagc.inflight import Window
+from dagc.install import Installation
+from dagc.plan import Plan
+from dagc.progress import explain_wait, positions
+from runtime.calls import ActorHandle
+from runtime.engine import Engine
+from runtime.ids import ActorId
+
+__all__ = ["REASON_SECONDS", "Ending"]
+
+#: How long the report of a loop that failed may take to arrive after its channels have ended.
+REASON_SECONDS = 5.0
+
+
+class Ending:
+    """Watches the actors and loops of one graph from the moment it is made."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        installation: Installation,
+        window: Window,
+        handles: Mapping[str, ActorHandle],
+        engine: Engine,
+    ) -> None:
+        self._plan = plan
+        self._installation = installation
+        self._window = window
+        self._lock = threading.Lock()
+        #: Why nothing can be executed any more.
+        self.reason: BaseException | None = None
+        #: Set once the channels have been broken for it.
+        self.failed = threading.Event()
+        self._labels = {handle._actor_id: name for name, handle in handles.items()}
+        self._watch = engine.watch(list(handles.values()), self._on_death)
+        for actor, loop in installation.loops.items():
+            loop.done.add_done_callback(partial(self._on_loop_end, actor))
+
+    def close(self, reason: BaseException) -> None:
+        """Nothing can be begun any more, unless that is so already; what is under way goes on."""
+        with self._lock:
+            if self.reason is None:
+                self.reason = reason
+
+    def fail(self, error: BaseException) -> None:
+        """It cannot go on: stop every loop where it waits. Also while it is torn down: the dead pass nothing on."""
+        with self._lock:
+            if self.failed.is_set():
+                return
+            if self.reason is None or isinstance(error, ActorDiedError):
+                self.reason = error
+            self.failed.set()
+        self._installation.break_(str(error))
+
+    def fault(self, found: BaseException | None = None) -> BaseException:
+        """The error for whoever wants something of a graph that has ended; `found`: what its channel raised."""
+        # A loop that fails closes its channels first and reports why a moment later: wait for the reason.
+        if self.reason is None and not self.failed.wait(REASON_SECONDS):
+            unknown = GraphClosedError(f"graph {self._plan.name}: its channels ended unexpectedly: {found}")
+            unknown.__cause__ = found
+            self.fail(unknown)
+        reason = self.reason
+        assert reason is not None
+        # A copy: one exception object raised in several threads would mix up their tracebacks.
+        copied = (
+            type(reason)(reason.actor, reason.pid, reason.reason)
+            if isinstance(reason, ActorDiedError)
+            else type(reason)(*reason.args)
+        )
+        copied.__cause__ = reason.__cause__
+        return copied
+
+    def wait_for_loops(self, timeout: float) -> None:
+        """Until every loop has ended. One that is late is named in a RuntimeWarning; a graph that failed before has
+        nothing to finish, and its loops have a second at most."""
+        loops = {actor: loop.done for actor, loop in self._installation.loops.items()}
+        failed = self.failed.is_set()
+        _, pending = wait(loops.values(), min(timeout, 1.0) if failed else timeout)
+        if failed or not pending:
+            return
+        late = ", ".join(actor for actor, done in loops.items() if done in pending)
+        where = self.explain_wait(self._window.finished + 1)
+        self.fail(GraphClosedError(f"graph {self._plan.name} was torn down before {late} had finished"))
+        warnings.warn(
+            f"graph {self._plan.name}: {late} did not finish within {timeout} s and may still be busy; {where}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+    def unwatch(self) -> None:
+        self._watch.cancel()
+
+    def channel_statistics(self) -> dict[str, ChannelStatistics]:
+        return {name: channel.statistics() for name, channel in self._installation.channels.items()}
+
+    def explain_wait(self, execution: int) -> str:
+        return explain_wait(self._plan, self.channel_statistics(), execution)
+
+    def _on_death(self, actor_id: ActorId, death: ActorDiedError) -> None:
+        actor = self._labels[actor_id]
+        execution = self._window.finished + 1
+        reason = f"{death.reason}; in graph {self._plan.name} it was {actor}"
+        if self._window.under_way:
+            reason += f", {self._where(actor, execution)}"
+        named = ActorDiedError(death.actor, death.pid, reason)
+        named.__cause__ = death.__cause__
+        self.fail(named)
+
+    def _where(self, actor: str, execution: int) -> str:
+        index = positions(self._plan, self.channel_statistics(), execution)[actor]
+        ops = self._plan.schedule[actor]
+        return (
+            f"in execution {execution} at {ops[index]}" if index < len(ops) else f"through with execution {execution}"
+        )
+
+    def _on_loop_end(self, actor: str, done: Future[Any]) -> None:
+        error = done.exception()
+        if isinstance(error, ActorDiedError):
+            return  # the watch's to report: it knows more
+        # Without an error it ended because the graph is torn down, or because a loop before it failed, whose report
+        # says why and is on its way; unless there is none left to report.
+        loops = self._installation.loops.values()
+        if error is not None or (self.reason is None and all(loop.done.done() for loop in loops)):
+            ended = GraphClosedError(f"graph {self._plan.name}: {actor} left it: {error or 'its loop ended'}")
+            ended.__cause__ = error
+            self.fail(ended)

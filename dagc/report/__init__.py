@@ -1,0 +1,55 @@
+"""write_report: what a graph did, beside what was predicted, as one page that can be kept, sent and printed.
+
+facts       everything that is known when the page is written
+tallies     a trace as numbers: how long each op took and waited
+limits      what to change first, in a sentence
+headline, sections, html, units    numbers as HTML
+spans       every span of the run in a few bytes, for the chart
+page        the document; assets/ has its style and the chart's script
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dagc.graph import Graph
+from dagc.plan import Plan
+from dagc.predict import Prediction
+from dagc.report.facts import Facts
+from dagc.report.machine import Machine
+from dagc.report.page import page
+from dagc.report.tallies import Run
+from dagc.statistics import GraphStatistics
+from dagc.trace import Trace
+
+__all__ = ["Facts", "Machine", "page", "write_report"]
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    *,
+    graph: Graph,
+    plan: Plan,
+    trace: Trace,
+    statistics: GraphStatistics | None,
+    prediction: Prediction | None,
+    drawing: str,
+) -> None:
+    """Write the page. Whoever reads `path` finds the old file or the whole new one.
+
+    `trace` may hold no execution: then the page says what to do, and shows what was predicted, if anything was.
+    `drawing` is the graph as an SVG element. Raises OSError if the file cannot be written.
+    """
+    facts = Facts(graph, plan, Run(trace), prediction, statistics, drawing, Machine.here())
+    _replace(Path(path), page(facts))
+
+
+def _replace(path: Path, text: str) -> None:
+    # Beside the file: a rename is one step only within a file system.
+    half = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        half.write_text(text, encoding="utf-8")
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)

@@ -1,0 +1,48 @@
+"""collect_trace: the rows that the parties of a graph have recorded become one Trace."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from dagc.executor import TraceKey, recorded
+from dagc.graph import DRIVER
+from dagc.plan import Plan
+from dagc.recorder import DriverRecorder, Rows
+from dagc.trace import PartyTrace, Trace
+from runtime.calls import ActorHandle
+from runtime.engine import Engine, Loop
+
+__all__ = ["collect_trace"]
+
+
+def collect_trace(
+    plan: Plan,
+    driver: DriverRecorder,
+    loops: Mapping[str, Loop],
+    handles: Mapping[str, ActorHandle],
+    engine: Engine,
+) -> Trace:
+    """Ask every actor at once, ahead of its methods; one whose loop has ended has answered already.
+
+    Raises what an actor raised, ActorDiedError included.
+    """
+    pids = {name: info.pid for name, info in zip(handles, engine.describe(list(handles.values())), strict=True)}
+    asked = {
+        actor: engine.call(handles[actor], recorded, TraceKey(driver.graph, actor))
+        for actor, loop in loops.items()
+        if not loop.done.done()
+    }
+    parties = {DRIVER: _party(plan, DRIVER, os.getpid(), driver.rows())}
+    for actor, loop in loops.items():
+        rows: Any = asked[actor].result() if actor in asked else None
+        if rows is None:
+            rows = loop.done.result()
+        parties[actor] = _party(plan, actor, pids[actor], rows)
+    return Trace(plan, parties)
+
+
+def _party(plan: Plan, party: str, pid: int, rows: Rows) -> PartyTrace:
+    executions, begins, ends, cpu = rows
+    return PartyTrace(party, pid, plan.schedule[party], executions, begins, ends, cpu)
