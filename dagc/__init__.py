@@ -45,7 +45,7 @@ from dagc.refs import ResultRef
 from dagc.session import get, shutdown
 from dagc.statistics import GraphStatistics
 from dagc.trace import Trace
-from runtime import ActorHandle, ObjectRef, init, kill, method, put, remote, wait
+from runtime import ActorHandle, ObjectRef, RemoteFunction, init, kill, method, put, remote, wait
 
 __all__ = [
     "ActorDiedError",
@@ -71,6 +71,7 @@ __all__ = [
     "ObjectRef",
     "Plan",
     "Prediction",
+    "RemoteFunction",
     "ResultLostError",
     "ResultRef",
     "SerializationError",

@@ -4,9 +4,9 @@ A process is a generator. It asks for something (`sleep`, `compute`), or leaves 
 then yields. Everything happens in the order of time, and at the same time in the order in which it was asked for.
 
 Cores are shared by all who compute, at every moment alike: with k of them on c cores each proceeds at the rate min(1,
-c/k). That is what a fair scheduler does on average, and the time of a heap operation for each change: all proceed at
-the same rate, so the one with the least work left is always the first to end, and work is noted as the point on a clock
-of progress (virtual time; Zhang, VirtualClock, 1990) at which it will be done.
+c/k), as under a fair scheduler on average. A change costs one operation on a heap: all proceed at the same rate, so who
+has the least work left is the first to end whatever happens meanwhile; work is noted as the point on a clock of
+progress at which it will be done (the virtual time of Parekh and Gallager, 1993).
 """
 
 from __future__ import annotations

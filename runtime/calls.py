@@ -185,14 +185,14 @@ class ActorMethod:
     _handle: ActorHandle
     _info: MethodInfo
 
-    def bind(self, *args: Any, **kwargs: Any) -> Any:
+    def bind(self, /, *args: Any, **kwargs: Any) -> Any:
         """Record the call for a DAG. Returns a BoundCall, or with num_returns=k a tuple of k BoundReturns.
 
         Raises WrongArgumentsError if the arguments do not fit the method's signature.
         """
         return bound(self._call(args, kwargs))
 
-    def remote(self, *args: Any, **kwargs: Any) -> ObjectRef | list[ObjectRef]:
+    def remote(self, /, *args: Any, **kwargs: Any) -> ObjectRef | list[ObjectRef]:
         """Call it now. Returns an ObjectRef at once, or with num_returns=k a list of k of them.
 
         An argument that is an ObjectRef is replaced by its value. Raises WrongArgumentsError if the arguments do not

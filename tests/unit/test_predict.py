@@ -347,17 +347,20 @@ def test_cores_are_shared_fairly_by_those_who_compute() -> None:
 
 def test_who_comes_later_shares_what_is_left() -> None:
     found = plan(
-        ["x driver A,B 1", "a A driver 1", "b B driver 1"],
+        ["x driver A,B,C 1", "a A driver 1", "b B driver 1", "c C driver 1"],
         max_inflight=1,
-        driver="send x;recv a;recv b",
+        driver="send x;recv a;recv b;recv c",
         A="recv x;run f;send a",
         B="recv x;run asleep;run g;send b",
+        C="recv x;run longer;run h;send c",
     )
-    costs = free(found, {"f": 6 * MS, "asleep": RunCost(0.0, off=2 * MS), "g": 3 * MS})
+    asleep = {"asleep": RunCost(0.0, off=2 * MS), "longer": RunCost(0.0, off=4 * MS)}
+    costs = free(found, {"f": 6 * MS, "g": 3 * MS, "h": 1 * MS, **asleep})
     prediction = predict(found, costs, cores=1, executions=1)
-    # A has the core for 2 ms, then half of it until B is done at 8; 1 ms of A is left.
-    assert spans(prediction, "B", 1)["run g"] == (2, 8)
-    assert spans(prediction, "A", 1)["run f"] == (0, 9)
+    # A has the core for 2 ms, then half of it, from 4 ms a third. Then 3 ms of A are left, 2 of B and 1 of C.
+    assert spans(prediction, "C", 1)["run h"] == (4, 7)
+    assert spans(prediction, "B", 1)["run g"] == (2, 9)
+    assert spans(prediction, "A", 1)["run f"] == (0, 10)
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3])
