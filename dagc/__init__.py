@@ -17,7 +17,6 @@ from __future__ import annotations
 from dagc.bind import InputNode, MultiOutputNode
 from dagc.compile import compile, plan  # noqa: A004 - the public name; reads like re.compile and torch.compile
 from dagc.compiled import CompiledGraph
-from dagc.costs import Costs
 from dagc.dynamic import run
 from dagc.errors import (
     ActorDiedError,
@@ -38,13 +37,14 @@ from dagc.errors import (
     SerializationError,
     WrongArgumentsError,
 )
-from dagc.partition import partition
 from dagc.plan import Plan
-from dagc.predict import Prediction, predict
+from dagc.prediction.partition import partition
+from dagc.prediction.predict import Prediction, predict
 from dagc.refs import ResultRef
 from dagc.session import get, shutdown
 from dagc.statistics import GraphStatistics
-from dagc.trace import Trace
+from dagc.timing.costs import Costs
+from dagc.timing.trace import Trace
 from runtime import ActorHandle, ObjectRef, RemoteFunction, init, kill, method, put, remote, wait
 
 __all__ = [

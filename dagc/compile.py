@@ -15,7 +15,7 @@ from dagc.passes.lower import lower
 from dagc.placement import locate
 from dagc.plan import Plan
 from dagc.planner import make_plan
-from dagc.ranges import check_ranges
+from dagc.timing.ranges import check_ranges
 from dagc.workers import start_workers
 from runtime import current
 

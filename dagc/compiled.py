@@ -24,7 +24,6 @@ import numpy.typing as npt
 
 from channels import ChannelBroken, ChannelClosed, Failure, empty
 from channels.shm import trim
-from dagc.costs import Costs
 from dagc.draw import svg_text, visualize
 from dagc.ending import REASON_SECONDS, Ending
 from dagc.errors import GetTimeoutError, GraphClosedError, GraphError
@@ -36,15 +35,16 @@ from dagc.install import Installation
 from dagc.options import CompileOptions
 from dagc.placement import Placement
 from dagc.plan import Plan
-from dagc.predict import Prediction, predict
+from dagc.prediction.predict import Prediction, predict
 from dagc.program import DriverProgram, InputAccess
 from dagc.receive import Receiver
 from dagc.refs import ResultRef
 from dagc.report import write_report
 from dagc.self_wait import self_wait
 from dagc.statistics import GraphStatistics
-from dagc.trace import Trace
-from dagc.tracing import collect_trace
+from dagc.timing.collect import collect_trace
+from dagc.timing.costs import Costs
+from dagc.timing.trace import Trace
 from runtime.engine import Engine
 
 __all__ = ["CompiledGraph", "open_graphs"]

@@ -23,8 +23,8 @@ from dagc.ahead import run_ahead
 from dagc.emit import emit, names_of, segments
 from dagc.errors import GraphError
 from dagc.program import Invoke, Program, Recv, Run, Send, Step
-from dagc.ranges import in_range
-from dagc.recorder import Recorder, Rows
+from dagc.timing.ranges import in_range
+from dagc.timing.recorder import Recorder, Rows
 from runtime.engine import ActorContext
 from runtime.errors import add_note
 
@@ -58,7 +58,7 @@ def run_program(
 
     An orderly close arrives through the input and is passed on through the outputs, after every execution under way
     has gone through. A break (a death, a kill, an impatient teardown) stops it where it waits: ChannelBroken. With
-    `trace` it returns the Rows that it has recorded, which `recorded` gives meanwhile; `ranges`: see dagc/ranges.py.
+    `trace` it returns the Rows that it has recorded, which `recorded` gives meanwhile; `ranges`: dagc/timing/ranges.py.
     """
     recorder = None
     with ExitStack() as ends:

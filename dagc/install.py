@@ -19,7 +19,7 @@ from dagc.options import CompileOptions
 from dagc.passes.lower import Lowered
 from dagc.plan import Channel as PlannedChannel
 from dagc.plan import Plan
-from dagc.recorder import DriverRecorder
+from dagc.timing.recorder import DriverRecorder
 from runtime import preload
 from runtime.calls import ActorHandle
 from runtime.engine import Engine, Loop

@@ -14,7 +14,7 @@ import numpy as np
 
 from dagc.graph import DRIVER
 from dagc.plan import OpKind, Plan
-from dagc.trace import PartyTrace, Trace, unfused
+from dagc.timing.trace import PartyTrace, Trace, unfused
 
 __all__ = ["made_up"]
 

@@ -14,7 +14,7 @@ from dagc.compile import plan as plan_dag
 from dagc.draw import visualize
 from dagc.errors import EngineError
 from dagc.explain import explain as explained
-from dagc.predict import predict
+from dagc.prediction.predict import predict
 from dagc.session import shutdown
 from runtime import init
 

@@ -11,17 +11,17 @@ page        the document; assets/ has its style and the chart's script
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
+from dagc.files import replaced
 from dagc.graph import Graph
 from dagc.plan import Plan
-from dagc.predict import Prediction
+from dagc.prediction.predict import Prediction
 from dagc.report.facts import Facts
 from dagc.report.machine import Machine
 from dagc.report.page import page
 from dagc.report.tallies import Run
 from dagc.statistics import GraphStatistics
-from dagc.trace import Trace
+from dagc.timing.trace import Trace
 
 __all__ = ["Facts", "Machine", "page", "write_report"]
 
@@ -42,14 +42,6 @@ def write_report(
     `drawing` is the graph as an SVG element. Raises OSError if the file cannot be written.
     """
     facts = Facts(graph, plan, Run(trace), prediction, statistics, drawing, Machine.here())
-    _replace(Path(path), page(facts))
-
-
-def _replace(path: Path, text: str) -> None:
-    # Beside the file: a rename is one step only within a file system.
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        half.write_text(text, encoding="utf-8")
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
+    text = page(facts)
+    with replaced(path) as file:
+        file.write(text)

@@ -9,11 +9,11 @@ from functools import cached_property
 from channels import ChannelStatistics
 from dagc.graph import DRIVER, Graph
 from dagc.plan import Plan
-from dagc.predict import Prediction
+from dagc.prediction.predict import Prediction
 from dagc.report.machine import Machine
 from dagc.report.tallies import Run
 from dagc.statistics import GraphStatistics
-from dagc.trace import Figures
+from dagc.timing.trace import Figures
 
 __all__ = ["Facts"]
 

@@ -10,7 +10,7 @@ from dagc.report.facts import Facts
 from dagc.report.html import esc, meter, name
 from dagc.report.limits import busiest, find_limit, under_way
 from dagc.report.units import apart, count, percent, points_apart, rate, seconds
-from dagc.trace import Figures
+from dagc.timing.trace import Figures
 
 __all__ = ["headline", "subtitle"]
 

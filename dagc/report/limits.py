@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dagc.figures import Figures
 from dagc.plan import Plan
 from dagc.report.units import percent, rate, seconds
+from dagc.timing.figures import Figures
 
 __all__ = ["Limit", "busiest", "find_limit", "under_way"]
 

@@ -12,7 +12,7 @@ from dagc.report.facts import Facts
 from dagc.report.html import Cell, Column, esc, meter, name, table
 from dagc.report.tallies import ChannelFigures, OpFigures, channel_figures, op_figures
 from dagc.report.units import NOTHING, apart, binary, count, percent, points_apart, rate, seconds
-from dagc.trace import Figures
+from dagc.timing.trace import Figures
 
 __all__ = ["actors_section", "channels_section", "ops_section", "plan_section"]
 

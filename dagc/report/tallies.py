@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from dagc.graph import DRIVER
 from dagc.plan import Channel, Op, OpKind, Plan
-from dagc.timeline import PartyTrace
-from dagc.trace import Figures, Trace
-from dagc.waits import aligned, wait_ends
+from dagc.timing.timeline import PartyTrace
+from dagc.timing.trace import Figures, Trace
+from dagc.timing.waits import aligned, wait_ends
 
 __all__ = ["ChannelFigures", "OpFigures", "Run", "channel_figures", "op_figures"]
 

@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the LLM example needs the extra: pip install -e '.[llm]'")
 transformers = pytest.importorskip("transformers", reason="the reference model is transformers'")
 
-from dagc.partition import partition
+from dagc.prediction.partition import partition
 from examples.llm import tiny
 from examples.llm.checkpoint import Checkpoint, default_cache
 from examples.llm.config import LlamaConfig

@@ -13,9 +13,9 @@ from dagc.bind import InputNode
 from dagc.build import build_graph
 from dagc.draw import svg_text
 from dagc.plan import OpKind, Plan
-from dagc.predict import Prediction, predict
+from dagc.prediction.predict import Prediction, predict
 from dagc.report import write_report
-from dagc.trace import Trace
+from dagc.timing.trace import Trace
 from tests.browser import Browser, executable, open_browser
 from tests.fakes import actor, actors, plan_of
 from tests.runs import made_up

@@ -167,7 +167,7 @@ def test_predict_needs_no_trace_if_the_costs_are_given(stages: list[Any]) -> Non
 
 
 def test_ranges_need_the_package(stages: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dagc.ranges.nvtx", None)
+    monkeypatch.setattr("dagc.timing.ranges.nvtx", None)
     with pytest.raises(dagc.GraphError, match="pip install nvtx"):
         dagc.compile(chain(stages), trace="nvtx")
 

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagc.costs import RECV, SEND, WAKE, Costs, RunCost
 from dagc.errors import GraphError
-from dagc.measure import measure_costs
 from dagc.plan import Plan
-from dagc.predict import predict
-from dagc.timeline import PartyTrace
-from dagc.trace import Trace
-from dagc.waits import published
+from dagc.prediction.predict import predict
+from dagc.timing.costs import RECV, SEND, WAKE, Costs, RunCost
+from dagc.timing.measure import measure_costs
+from dagc.timing.timeline import PartyTrace
+from dagc.timing.trace import Trace
+from dagc.timing.waits import published
 
 CHAIN = Plan.parse(
     """plan chain: 4 in flight, bind order

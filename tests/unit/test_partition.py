@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagc.errors import GraphError
-from dagc.partition import partition
+from dagc.prediction.partition import partition
 
 
 def slowest(costs: Sequence[float], cut: Sequence[range], speeds: Sequence[float]) -> float:

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dagc.costs import Costs, RunCost
 from dagc.errors import DeadlockError, GraphError
 from dagc.plan import Channel, Group, Op, OpKind, Plan
-from dagc.predict import Prediction, predict
-from dagc.replay import replay
-from dagc.steady import Progress, State, Steady
-from dagc.trace import PartyTrace
+from dagc.prediction.predict import Prediction, predict
+from dagc.prediction.replay import replay
+from dagc.prediction.steady import Progress, State, Steady
+from dagc.timing.costs import Costs, RunCost
+from dagc.timing.trace import PartyTrace
 
 MS = 1e-3
 #: More than any plan here has parties.

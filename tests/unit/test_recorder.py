@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from channels import ChannelSpec, ChannelTimeout, create_channel, open_reader, open_writer
-from dagc.recorder import KEPT, DriverRecorder, Recorder
+from dagc.timing.recorder import KEPT, DriverRecorder, Recorder
 
 
 def test_rows_are_begins_and_ends_of_every_op() -> None:

@@ -16,12 +16,12 @@ from dagc.draw import svg_text
 from dagc.explain import explain
 from dagc.graph import DRIVER, Call, Graph, Output
 from dagc.plan import OpKind, Plan
-from dagc.predict import predict
+from dagc.prediction.predict import predict
 from dagc.report import Facts, Machine, page, write_report
 from dagc.report.tallies import Run, op_figures
 from dagc.report.units import NOTHING, apart, percent, rate, seconds
 from dagc.statistics import GraphStatistics
-from dagc.trace import Trace
+from dagc.timing.trace import Trace
 from tests.fakes import actor, actors, plan_of
 from tests.pages import Page, assert_sound, spans_in
 from tests.runs import made_up

@@ -19,7 +19,7 @@ from dagc.report.limits import find_limit
 from dagc.report.spans import cut_of, embed, run_data, varints
 from dagc.report.tallies import Run, channel_figures, op_figures
 from dagc.report.units import NOTHING, apart, binary, percent, points_apart, rate, seconds
-from dagc.trace import Figures, PartyTrace, Trace
+from dagc.timing.trace import Figures, PartyTrace, Trace
 from tests.fakes import actors, plan_of
 from tests.pages import numbers_in, spans_in
 from tests.runs import made_up

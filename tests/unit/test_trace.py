@@ -14,7 +14,7 @@ import pytest
 
 from dagc.errors import GraphError
 from dagc.plan import Op, Plan
-from dagc.trace import PartyTrace, Span, Trace, unfused
+from dagc.timing.trace import PartyTrace, Span, Trace, unfused
 
 PLAN = Plan.parse(
     """plan two: 2 in flight, bind order

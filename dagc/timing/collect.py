@@ -9,8 +9,9 @@ from typing import Any
 from dagc.executor import TraceKey, recorded
 from dagc.graph import DRIVER
 from dagc.plan import Plan
-from dagc.recorder import DriverRecorder, Rows
-from dagc.trace import PartyTrace, Trace
+from dagc.timing.recorder import DriverRecorder, Rows
+from dagc.timing.timeline import PartyTrace, unfused
+from dagc.timing.trace import Trace
 from runtime.calls import ActorHandle
 from runtime.engine import Engine, Loop
 
@@ -45,4 +46,4 @@ def collect_trace(
 
 def _party(plan: Plan, party: str, pid: int, rows: Rows) -> PartyTrace:
     executions, begins, ends, cpu = rows
-    return PartyTrace(party, pid, plan.schedule[party], executions, begins, ends, cpu)
+    return PartyTrace(party, pid, unfused(plan.schedule[party]), executions, begins, ends, cpu)

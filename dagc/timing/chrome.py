@@ -12,26 +12,24 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from itertools import count
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dagc.files import replaced
 from dagc.plan import OpKind, Plan
-from dagc.timeline import PartyTrace
-from dagc.waits import columns_of
+from dagc.timing.timeline import PartyTrace
+from dagc.timing.waits import columns_of
 
 __all__ = ["write_chrome"]
 
 
 def write_chrome(plan: Plan, parties: Mapping[str, PartyTrace], path: str | os.PathLike[str]) -> None:
     """Write the traces of all parties to `path`, which is replaced when all is written. Raises OSError."""
-    with _replaced(os.fspath(path)) as file:
+    with replaced(path) as file:
         file.write('{"displayTimeUnit": "ns", "traceEvents": [\n')
         before = ""
         for line in _events(plan, parties):
@@ -136,27 +134,3 @@ def _lanes(begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int
         until[lane : lane + 1] = [int(flat_ends[i])]
         lanes.ravel()[i] = lane
     return lanes
-
-
-@contextmanager
-def _replaced(path: str) -> Iterator[TextIO]:
-    """A file that takes the place of `path` when it is complete, and is gone if it never is."""
-    path = os.path.realpath(path)
-    if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
-        with open(path, "w", encoding="utf-8") as file:  # a pipe or a device is written to, not replaced
-            yield file
-        return
-    folder, name = os.path.split(path)
-    part = os.path.join(folder, f".{name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        file = open(part, "x", encoding="utf-8")  # noqa: SIM115 - its errors alone are renamed
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from None  # what the user wrote, not our name for it
-    try:
-        with file:
-            yield file
-        os.replace(part, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(part)
-        raise

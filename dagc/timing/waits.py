@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dagc.errors import GraphError
 from dagc.plan import Channel, OpKind, Plan
-from dagc.timeline import PartyTrace
+from dagc.timing.timeline import PartyTrace
 
 __all__ = ["aligned", "columns_of", "published", "wait_ends"]
 

@@ -9,8 +9,8 @@
     Stage_0  100.0 %   0.0 %  <- bottleneck
     Stage_1   40.3 %  59.7 %
 
-The replay is in dagc/replay.py. A pipeline of S equal stages that makes m executions and then stops is idle for
-(S - 1) / (m + S - 1) of the time, as Huang et al. say of GPipe (2019): `predict(plan, costs, executions=m)`.
+The replay is in dagc/prediction/replay.py. A pipeline of S equal stages that makes m executions and then stops is idle
+for (S - 1) / (m + S - 1) of the time, as Huang et al. say of GPipe (2019): `predict(plan, costs, executions=m)`.
 
 How well it agrees with what was then measured, with costs from the same trace, on 2 cores: within 1 % for stages that
 sleep, and for stages that compute if there are as many cores; within 10 % in throughput for 3 or 4 stages of 1 to 20 ms
@@ -24,16 +24,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dagc.costs import Costs, RunCost
 from dagc.errors import GraphError
-from dagc.figures import Figures, figures_of
 from dagc.graph import DRIVER
 from dagc.passes.simulate import simulate
 from dagc.plan import OpKind, Plan
-from dagc.replay import replay
-from dagc.steady import Steady
+from dagc.prediction.replay import replay
+from dagc.prediction.steady import Steady
 from dagc.tables import duration, table
-from dagc.trace import Trace
+from dagc.timing.costs import Costs, RunCost
+from dagc.timing.figures import Figures, figures_of
+from dagc.timing.trace import Trace
 
 __all__ = ["Prediction", "predict"]
 
@@ -114,7 +114,7 @@ def predict(
 
     `cores`: that its parties share; by default those that this process may use. `executions`: replay exactly so many,
     from an empty pipeline until it is empty again, and report all of that time. By default as many as it takes until
-    everything repeats itself (dagc/steady.py), and report what repeats itself.
+    everything repeats itself (dagc/prediction/steady.py), and report what repeats itself.
 
     Raises DeadlockError for a plan that cannot finish, GraphError for costs that are not those of the plan.
     """

@@ -26,13 +26,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dagc.cores import Cores, Process
-from dagc.costs import Costs, RunCost
 from dagc.errors import DeadlockError
 from dagc.graph import DRIVER
 from dagc.plan import Channel, Op, OpKind, Plan
-from dagc.steady import Progress, State
-from dagc.timeline import PartyTrace, unfused
+from dagc.prediction.cores import Cores, Process
+from dagc.prediction.steady import Progress, State
+from dagc.timing.costs import Costs, RunCost
+from dagc.timing.timeline import PartyTrace, unfused
 
 __all__ = ["Enough", "replay"]
 

@@ -28,12 +28,12 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from dagc.costs import RECV, WAKE, Costs, RunCost
 from dagc.errors import GraphError
 from dagc.graph import DRIVER
 from dagc.plan import OpKind, Plan
-from dagc.timeline import PartyTrace
-from dagc.waits import aligned, published, wait_ends
+from dagc.timing.costs import RECV, WAKE, Costs, RunCost
+from dagc.timing.timeline import PartyTrace
+from dagc.timing.waits import aligned, published, wait_ends
 
 __all__ = ["measure_costs"]
 

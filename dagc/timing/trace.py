@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dagc.chrome import write_chrome
-from dagc.costs import Costs
-from dagc.figures import Figures, figures_of
-from dagc.measure import measure_costs
 from dagc.plan import Op, Plan
-from dagc.timeline import PartyTrace, unfused
+from dagc.timing.chrome import write_chrome
+from dagc.timing.costs import Costs
+from dagc.timing.figures import Figures, figures_of
+from dagc.timing.measure import measure_costs
+from dagc.timing.timeline import PartyTrace, unfused
 
 __all__ = ["Figures", "PartyTrace", "Span", "Trace", "unfused"]
 

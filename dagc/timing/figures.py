@@ -13,8 +13,8 @@ from dagc.errors import GraphError
 from dagc.graph import DRIVER
 from dagc.plan import Plan
 from dagc.tables import duration, table
-from dagc.timeline import PartyTrace
-from dagc.waits import aligned, wait_ends
+from dagc.timing.timeline import PartyTrace
+from dagc.timing.waits import aligned, wait_ends
 
 __all__ = ["Figures", "figures_of", "percent"]
 
