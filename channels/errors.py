@@ -6,13 +6,17 @@ The root lives in the lowest layer because every layer raises under it; `dagc` r
     ├── ChannelError
     │   ├── ChannelClosed          you, or the peer, closed it in an orderly way
     │   ├── ChannelBroken          the world did: a peer died, a header was overwritten
-    │   ├── ChannelTimeout         (also a TimeoutError) the wait was longer than allowed; nothing was lost
+    │   ├── ChannelTimeout         (also a TimeoutError) the wait was longer than allowed; nothing was lost in a channel
     │   └── MessageTooLargeError   (also a ValueError) the value exceeds max_message_bytes; nothing was sent
+    ├── CommunicatorError
+    │   └── MismatchError          (also a ValueError) the ranks of a group asked for different things; nothing was done
     ├── SerializationError         (also a TypeError) the value cannot leave its process; nothing was sent
     └── ArenaFullError             (also a MemoryError) this process's shared memory cannot grow
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 __all__ = [
     "ArenaFullError",
@@ -20,8 +24,10 @@ __all__ = [
     "ChannelClosed",
     "ChannelError",
     "ChannelTimeout",
+    "CommunicatorError",
     "DagcError",
     "MessageTooLargeError",
+    "MismatchError",
     "SerializationError",
 ]
 
@@ -46,11 +52,29 @@ class ChannelBroken(ChannelError):
 
 
 class ChannelTimeout(ChannelError, TimeoutError):
-    """The wait was longer than its timeout. The channel is as before; the same call may be repeated."""
+    """The wait was longer than its timeout. A channel is as before; the same call may be repeated.
+
+    Not so a communicator: its group is broken, because the other ranks may have got further (channels.communicators).
+    """
 
 
 class MessageTooLargeError(ChannelError, ValueError):
     """A message is larger than the channel's `max_message_bytes`. Nothing was sent; the channel is as before."""
+
+
+class CommunicatorError(DagcError):
+    """Root of the errors that only communicators have. They raise ChannelBroken, ChannelClosed, ChannelTimeout, too."""
+
+
+class MismatchError(CommunicatorError, ValueError):
+    """The ranks of a group asked for different things at once. Raised on every rank; no tensor was changed.
+
+    `asked` has what each rank asked for, in words. The group is as before.
+    """
+
+    def __init__(self, message: str, asked: Mapping[int, str] | None = None) -> None:
+        super().__init__(message)
+        self.asked = dict(asked or {})
 
 
 class SerializationError(DagcError, TypeError):

@@ -15,6 +15,7 @@ with dagc.compile(x) as graph:
 from __future__ import annotations
 
 from dagc.bind import InputNode, MultiOutputNode
+from dagc.collectives import allgather, allreduce, broadcast, reducescatter
 from dagc.compile import compile, plan  # noqa: A004 - the public name; reads like re.compile and torch.compile
 from dagc.compiled import CompiledGraph
 from dagc.dynamic import run
@@ -25,6 +26,7 @@ from dagc.errors import (
     ChannelClosed,
     ChannelError,
     ChannelTimeout,
+    CommunicatorError,
     DagcError,
     DeadlockError,
     EngineError,
@@ -32,6 +34,7 @@ from dagc.errors import (
     GraphClosedError,
     GraphError,
     MessageTooLargeError,
+    MismatchError,
     NoSuchMethodError,
     ResultLostError,
     SerializationError,
@@ -43,8 +46,8 @@ from dagc.prediction.predict import Prediction, predict
 from dagc.refs import ResultRef
 from dagc.session import get, shutdown
 from dagc.statistics import GraphStatistics
-from dagc.timing.costs import Costs
-from dagc.timing.trace import Trace
+from dagc.timing.costs import Costs, RunCost
+from dagc.timing.trace import Figures, Trace
 from runtime import ActorHandle, ObjectRef, RemoteFunction, init, kill, method, put, remote, wait
 
 __all__ = [
@@ -55,17 +58,20 @@ __all__ = [
     "ChannelClosed",
     "ChannelError",
     "ChannelTimeout",
+    "CommunicatorError",
     "CompiledGraph",
     "Costs",
     "DagcError",
     "DeadlockError",
     "EngineError",
+    "Figures",
     "GetTimeoutError",
     "GraphClosedError",
     "GraphError",
     "GraphStatistics",
     "InputNode",
     "MessageTooLargeError",
+    "MismatchError",
     "MultiOutputNode",
     "NoSuchMethodError",
     "ObjectRef",
@@ -74,9 +80,13 @@ __all__ = [
     "RemoteFunction",
     "ResultLostError",
     "ResultRef",
+    "RunCost",
     "SerializationError",
     "Trace",
     "WrongArgumentsError",
+    "allgather",
+    "allreduce",
+    "broadcast",
     "compile",
     "get",
     "init",
@@ -86,6 +96,7 @@ __all__ = [
     "plan",
     "predict",
     "put",
+    "reducescatter",
     "remote",
     "run",
     "shutdown",

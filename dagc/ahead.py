@@ -24,8 +24,9 @@ __all__ = ["run_ahead"]
 def run_ahead(
     segments: Sequence[Callable[..., Any]], ready: Sequence[Callable[[], bool]], executions: Iterable[int]
 ) -> None:
-    """Run until the executions end, or a channel does. `segments[i](*values)` returns what segment i+1 takes;
-    `ready[i]()` says that segment i would not wait.
+    """Run until the executions end, or a channel does. `segments[0](number)` returns what the next one takes, and
+    `segments[i](deque)` takes what is at its left end and returns what segment i+1 takes; `ready[i]()` says that
+    segment i would not wait.
 
     An orderly end of the input ends the loop when what was begun has been finished: then ChannelClosed is raised.
     """
@@ -37,7 +38,7 @@ def run_ahead(
     closed: ChannelClosed | None = None
 
     def step(index: int) -> None:
-        values = segments[index](*held[index].popleft())
+        values = segments[index](held[index])
         if index + 1 < len(segments):
             held[index + 1].append(values)
 

@@ -26,8 +26,9 @@ __all__ = ["InputNode", "InputPart", "MultiOutputNode"]
 class InputNode(DagNode):
     """What `execute` is given. Use it whole, or its parts: `x[0]`, `x["mask"]` and `x.mask` are arguments of `execute`.
 
-    Every call that is bound inside `with InputNode() as x:` is made in each execution, also one whose value nobody
-    reads (a leaf). Of calls that are bound elsewhere those are made that an output needs.
+    Every call that is bound inside `with InputNode() as x:`, by the thread or coroutine that entered it, is made in
+    each execution, also one whose value nobody reads (a leaf). Of calls that are bound elsewhere those are made that an
+    output needs.
     """
 
     __slots__ = ("_calls", "_tokens")
@@ -43,7 +44,12 @@ class InputNode(DagNode):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        recorded_calls.reset(self._tokens.pop())
+        try:
+            recorded_calls.reset(self._tokens.pop())
+        except ValueError:
+            raise GraphError(
+                "this `with InputNode()` was entered in another thread or coroutine; write a DAG in one of them"
+            ) from None
 
     def __getitem__(self, key: int | str) -> InputPart:
         """The positional argument of `execute` with this index, or the keyword argument of this name."""

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from dagc.bind import MultiOutputNode
+from dagc.collectives import BoundCollective, CollectiveValue
 from dagc.containers import map_leaves
 from dagc.errors import GraphError
-from dagc.graph import Call, Done, Graph, Input, Node, Output, Pick, Value
-from dagc.homes import assign_homes
+from dagc.graph import Call, Collective, Done, Graph, Group, Input, Node, Output, Pick, Value
+from dagc.homes import assign_homes, word_of
 from dagc.program import InputAccess
-from dagc.records import Problem, Records, collect
+from dagc.records import Bound, Problem, Records, collect
 from runtime.calls import BoundCall, BoundReturn, DagNode
 
 __all__ = ["build_graph"]
@@ -46,28 +47,32 @@ def build_graph(output: Any) -> Graph:
     names = _Names(records, calls)
     if len(calls) < len(records.calls):
         records.problems.insert(0, _cycle(records, calls, names))
+    records.problems += names.twice()
     if records.problems:
         raise _refused(records.problems[0], records, names)
     nodes: list[Node] = [Input(InputAccess(key)) for key in _input_order(records)]
     ended = {id(call) for after in records.after.values() for call in after} | {id(call) for call in records.leaves}
     for call in calls:
+        if isinstance(call, BoundCollective):
+            nodes += names.collective(call)
+            continue
         nodes.append(names.call(call))
         nodes += [Pick(names.of[id(call)], index) for index in sorted(records.picks.get(id(call), ()))]
         if id(call) in ended:
             nodes.append(Done(names.of[id(call)]))
     leaves = tuple(Done(names.of[id(call)]).name for call in records.leaves)
     nodes.append(Output(tuple(names.value(node) for node in outputs), multi, leaves))
-    return Graph(tuple(nodes), names.homes.actors, names.homes.workers)
+    return Graph(tuple(nodes), names.homes.actors, names.homes.workers, names.groups)
 
 
-def _in_order(records: Records) -> list[BoundCall]:
+def _in_order(records: Records) -> list[Bound]:
     """The calls in the order in which they were bound, but each after those that it needs; without those of a cycle.
 
     It is nearly always such an order already; only `after`, or a list that was changed after it was bound, can make an
     earlier call need a later one. Kahn's algorithm, with a heap for the order.
     """
     missing = {id(call): len(records.needs[id(call)]) for call in records.calls}
-    needed_by: dict[int, list[BoundCall]] = {}
+    needed_by: dict[int, list[Bound]] = {}
     for call in records.calls:
         for need in records.needs[id(call)]:
             needed_by.setdefault(id(need), []).append(call)
@@ -87,19 +92,57 @@ def _in_order(records: Records) -> list[BoundCall]:
 class _Names:
     """What every call is called, and the calls with names where the records were."""
 
-    def __init__(self, records: Records, ordered: Sequence[BoundCall]) -> None:
+    def __init__(self, records: Records, ordered: Sequence[Bound]) -> None:
         known = {id(call) for call in ordered}
         calls = [*ordered, *(call for call in records.calls if id(call) not in known)]
         self._after = records.after
+        self._collectives = [call for call in calls if isinstance(call, BoundCollective)]
         self.homes = assign_homes(records, calls)
         self.of: dict[int, str] = {}
-        counts: dict[str, int] = {}
+        #: Collective -> the names of its values, rank by rank.
+        self.ranks: dict[int, tuple[str, ...]] = {}
+        self.groups: dict[str, Group] = {}
+        self._counts: dict[str, int] = {}
         for call in calls:
-            name = f"{self.homes.of[id(call)]}.{call.method.name}"
-            count = counts[name] = counts.get(name, -1) + 1
-            self.of[id(call)] = f"{name}#{count}" if count else name
+            if isinstance(call, BoundCollective):
+                members = self.homes.ranks[id(call)]
+                self.ranks[id(call)] = tuple(self._next(f"{member}.{call.kind}") for member in members)
+                self.of[id(call)] = self._next(call.kind)
+                group = Group(call.kind, members, call.op, call.root, call.transport)
+                self.groups[self.of[id(call)]] = group
+            else:
+                self.of[id(call)] = self._next(f"{self.homes.of[id(call)]}.{word_of(call.method.name)}")
+
+    def _next(self, name: str) -> str:
+        count = self._counts[name] = self._counts.get(name, -1) + 1
+        return f"{name}#{count}" if count else name
+
+    def twice(self) -> list[Problem]:
+        """Collectives in which an actor has two ranks."""
+        found = []
+        for call in self._collectives:
+            members = self.homes.ranks[id(call)]
+            several = [member for member in dict.fromkeys(members) if members.count(member) > 1]
+            if several:
+                found.append(
+                    Problem(
+                        f"{several[0]} has {members.count(several[0])} of its ranks; expected each rank on an actor of "
+                        "its own: combine what one actor has in a method of it",
+                        call,
+                    )
+                )
+        return found
+
+    def collective(self, call: BoundCollective) -> list[Collective]:
+        members = self.homes.ranks[id(call)]
+        return [
+            Collective(name, member, self.value(node), self.of[id(call)], rank)
+            for rank, (name, member, node) in enumerate(zip(self.ranks[id(call)], members, call.nodes, strict=True))
+        ]
 
     def value(self, node: DagNode) -> str:
+        if isinstance(node, CollectiveValue):
+            return self.ranks[id(node.collective)][node.rank]
         if isinstance(node, BoundReturn):
             return Pick(self.of[id(node.call)], node.index).name
         return self.of[id(node)] if isinstance(node, BoundCall) else repr(node)
@@ -120,11 +163,11 @@ class _Names:
         return Value(self.value(leaf)) if isinstance(leaf, DagNode) else leaf
 
 
-def _cycle(records: Records, ordered: Sequence[BoundCall], names: _Names) -> Problem:
+def _cycle(records: Records, ordered: Sequence[Bound], names: _Names) -> Problem:
     """The problem of the calls that Kahn's algorithm could not order: one of the cycles among them."""
     done = {id(call) for call in ordered}
     call = next(call for call in records.calls if id(call) not in done)
-    path: dict[int, BoundCall] = {}
+    path: dict[int, Bound] = {}
     while id(call) not in path:
         path[id(call)] = call
         call = next(need for need in records.needs[id(call)] if id(need) not in done)
@@ -149,8 +192,9 @@ def _refused(problem: Problem, records: Records, names: _Names) -> GraphError:
     width = max(len(names.of[id(calls[i])]) for i in shown)
     lines = []
     for i in shown:
+        call = calls[i]
         try:
-            made = str(names.call(calls[i]))
+            made = str(names.call(call)) if isinstance(call, BoundCall) else repr(call)
         except RecursionError:  # an argument contains itself, which is then the problem
             made = f"{calls[i]!r}"
         lines.append(f"  {names.of[id(calls[i])].ljust(width)} = {made}{'  <-- here' if i == at else ''}")

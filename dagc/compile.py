@@ -12,6 +12,7 @@ from dagc.compiled import CompiledGraph
 from dagc.install import install
 from dagc.options import CompileOptions
 from dagc.passes.lower import lower
+from dagc.passes.transports import choose_groups
 from dagc.placement import locate
 from dagc.plan import Plan
 from dagc.planner import make_plan
@@ -41,8 +42,9 @@ def compile(  # noqa: A001 - the public name; dagc.compile reads like re.compile
         check_ranges()
     bound = build_graph(dag)
     engine = current.engine()
-    with start_workers(bound, engine) as graph:
-        placement = locate(graph, engine)
+    with start_workers(bound, engine) as started:
+        placement = locate(started, engine)
+        graph = choose_groups(started, placement)
         made = make_plan(graph, placement, chosen)
         lowered = lower(made, graph)
         installation = install(made, lowered, graph.actors, bound.workers, engine, chosen)
@@ -57,4 +59,5 @@ def plan(dag: Any, *, name: str | None = None, **options: Any) -> Plan:
     """
     chosen = CompileOptions.from_keywords({"name": name, **options})
     graph = build_graph(dag)
-    return make_plan(graph, locate(graph, current.engine()), chosen)
+    placement = locate(graph, current.engine())
+    return make_plan(choose_groups(graph, placement), placement, chosen)

@@ -59,13 +59,16 @@ _WHOLE, _FIRST = InputAccess(None), InputAccess(0)
 class _Given:
     """In place of a receiver, for an output that is a part of the input: there is nothing to wait for."""
 
+    #: Seconds, of the graph; it has nothing to wait for.
+    timeout: float | None = None
+
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def wait(self, _execution: int, _timeout: float | None) -> None:
+    def wait(self, _execution: int, _timeout: float | None, _said: float | None) -> None:
         """Never called: the ref has its value from the beginning."""
 
-    def wait_async(self, _execution: int) -> Generator[Any, None, None]:
+    def wait_async(self, _execution: int, _since: float) -> Generator[Any, None, None]:
         """Never called: the ref has its value from the beginning."""
         yield from ()
 
@@ -101,10 +104,10 @@ class CompiledGraph:
             (installation.writers[name].write, _WHOLE if access in (_WHOLE, _FIRST) else access)
             for name, access in driver.sends.items()
         ]
-        channels = list(installation.readers)
+        channels = {name: index for index, name in enumerate(installation.readers)}
         self._window = Window(len(channels), options.max_inflight)
         self._ending = ending = Ending(plan, installation, self._window, graph.actors, engine)
-        self._guard = self_wait(graph, plan, placement, ending.channel_statistics)
+        self._guard = self_wait(graph, plan, placement, ending.channel_statistics, ending.failed.is_set)
         self._receivers = [
             Receiver(
                 reader,
@@ -120,16 +123,17 @@ class CompiledGraph:
         ]
         #: For each output: the index of its channel, or the part of the input that it is.
         self._outputs: list[tuple[int, InputAccess | None, _Given]] = [
-            (-1 if output.channel is None else channels.index(output.channel), output.access, _Given(output.name))
+            (-1 if output.channel is None else channels[output.channel], output.access, _Given(output.name))
             for output in driver.outputs
         ]
         #: The indices of the channels that tell of the ends of leaves.
-        self._leaves = [channels.index(name) for name in driver.leaves]
+        self._leaves = [channels[name] for name in driver.leaves]
         #: One argument in, by one channel, and one value out.
         self._plain = (
             list(driver.sends.values()) in ([_WHOLE], [_FIRST])
             and driver.positional == len(channels) == len(self._outputs) == 1
             and not driver.multi
+            and driver.outputs[0].channel is not None
         )
         self._write, _ = self._writes[0]  # there is one: the input, or a tick
         open_graphs.add(self)
@@ -157,9 +161,9 @@ class CompiledGraph:
             with self._submit:
                 if not self._window.full:
                     return self._begin(args, kwargs)
-            needed = self._window.needed
+            needed, since = self._window.needed, time.monotonic()
             for receiver in self._receivers:
-                await receiver.delivered_async(needed)
+                await receiver.delivered_async(needed, since)
 
     def map(self, inputs: Iterable[Any], *, progress: bool = False) -> Iterator[Any]:
         """The results of many executions, in the order of `inputs`, with at most `max_inflight` under way or unread.
@@ -237,7 +241,8 @@ class CompiledGraph:
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         needed = self._window.needed
         for receiver in self._receivers:
-            receiver.wait(needed, None if deadline is None else max(0.0, deadline - time.monotonic()))
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            receiver.wait(needed, left, self._timeout)
 
     # ---- looking ----
 
@@ -253,12 +258,15 @@ class CompiledGraph:
         """What was timed so far, of a graph that was compiled with trace=True: a span for each op of the last
         executions that are finished. With `path` it is also written there, for ui.perfetto.dev or chrome://tracing.
 
-        Raises GraphError without trace=True, ActorDiedError if an actor that was to be asked is dead.
+        Raises GraphError without trace=True; ActorDiedError, or GraphClosedError, if the graph has failed.
         """
         recorder = self._installation.recorder
         if recorder is None:
             raise GraphError(f"graph {self.name} was compiled without a trace; write dagc.compile(dag, trace=True)")
-        found = collect_trace(self._plan, recorder, self._installation.loops, self._graph.actors, self._engine)
+        try:
+            found = collect_trace(self._plan, recorder, self._installation.loops, self._graph.actors, self._engine)
+        except (ChannelBroken, ChannelClosed) as error:
+            raise self._ending.fault(error) from error
         if path is not None:
             found.save(path)
         return found
@@ -341,7 +349,7 @@ class CompiledGraph:
                 for receiver in self._receivers:
                     # Everything has been delivered or has failed; another thread may be about to take it.
                     with suppress(GetTimeoutError):
-                        receiver.wait(self._window.begun, REASON_SECONDS)
+                        receiver.wait(self._window.begun, REASON_SECONDS, REASON_SECONDS)
             finally:
                 ending.unwatch()
                 installation.break_(f"graph {self.name} was torn down")
@@ -354,7 +362,8 @@ class CompiledGraph:
         """A teardown by a method that executions under way still need: they can never be finished."""
         try:
             if self._guard is not None:
-                self._guard(self._window.begun)
+                for name in self._driver.reads:
+                    self._guard(self._window.begun, name)
         except GraphError as error:
             self._ending.fail(GraphClosedError(f"graph {self.name} was torn down with executions under way: {error}"))
 
@@ -372,7 +381,7 @@ class CompiledGraph:
             return
         self._ending.unwatch()
         self._installation.break_(f"graph {self.name} was dropped without a teardown")
-        self._installation.destroy(self._engine)
+        self._installation.destroy(self._engine, wait=False)
         warnings.warn(f"graph {self.name} was dropped without a teardown", ResourceWarning, stacklevel=2, source=self)
 
 

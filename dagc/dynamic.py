@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import traceback
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+from channels import Failure
+from channels.communicators import Transport, transport
+from channels.errors import MismatchError
 from dagc.build import build_graph
 from dagc.containers import is_container, map_leaves
-from dagc.graph import Call, Done, Graph, Input, Pick, Value
+from dagc.graph import Call, Collective, Done, Graph, Input, Pick, Value
 from dagc.inputs import check_inputs, signature, take
+from dagc.joining import joiner
+from dagc.program import Join
 from runtime import current, get
 from runtime.calls import BoundCall
 from runtime.refs import ObjectRef
@@ -31,15 +38,24 @@ def run(dag: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(node, Input):
             values[node.name] = take(node.access, args, kwargs)
         elif isinstance(node, Call):
-            for end in node.after:
-                _known(values[end])
-            refs = engine.submit(_bound(graph, node, values))
+            try:
+                for end in node.after:
+                    _known(values[end])
+                call = _bound(graph, node, values)
+            except Exception as error:  # noqa: BLE001 - of the call: others are made all the same
+                failed = _failed(error, node.name)
+                refs = [failed] * node.num_returns if node.num_returns > 1 else failed
+            else:
+                refs = engine.submit(call)
             if isinstance(refs, ObjectRef):
                 values[node.name] = refs
             else:
                 returned[node.name] = refs
         elif isinstance(node, Pick):
             values[node.name] = returned[node.call][node.index]
+        elif isinstance(node, Collective):
+            if node.name not in values:
+                values.update(_join(graph, node.group, values))
         elif isinstance(node, Done):
             # All that a call returns comes at the same time.
             values[node.name] = returned[node.call][0] if node.call in returned else values[node.call]
@@ -47,6 +63,38 @@ def run(dag: Any, *args: Any, **kwargs: Any) -> Any:
     for leaf in graph.output.leaves:
         _known(values[leaf])
     return results if graph.output.multi else results[0]
+
+
+def _join(graph: Graph, name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What the collective leaves on each rank: made by threads here, with the arithmetic of the compiled graph."""
+    group = graph.groups[name]
+    parts = [graph.parts[name, member] for member in group.members]
+    given = [_known(values[part.value]) for part in parts]
+    used = group.transport if isinstance(group.transport, Transport) else transport("shm")
+    handle = used.create(len(parts), name)
+
+    def take_part(rank: int) -> Any:
+        communicator = used.join(handle.id, rank, len(parts))
+        try:
+            # All ranks get what the slowest of them raises, for it declines.
+            made = joiner(Join(name, "", group.kind, group.op, group.root, 0, 0), communicator, _raised)(given[rank], 0)
+        finally:
+            communicator.destroy()
+        return made
+
+    try:
+        with ThreadPoolExecutor(len(parts)) as threads:
+            made = list(threads.map(take_part, range(len(parts))))
+    finally:
+        handle.destroy()
+    for value in sorted(made, key=lambda value: type(value) is Failure and isinstance(value.error, MismatchError)):
+        if type(value) is Failure:
+            raise value.unwrap()
+    return {part.name: value for part, value in zip(parts, made, strict=True)}
+
+
+def _raised(error: BaseException, _execution: int) -> Failure:
+    return Failure(error, "".join(traceback.format_exception(error)))
 
 
 def _bound(graph: Graph, call: Call, values: dict[str, Any]) -> BoundCall:
@@ -61,6 +109,12 @@ def _bound(graph: Graph, call: Call, values: dict[str, Any]) -> BoundCall:
         return BoundCall(None, call.function._info, args, kwargs, function=call.function)
     handle = graph.actors[call.actor]
     return BoundCall(handle, replace(handle._methods[call.method], num_returns=call.num_returns), args, kwargs)
+
+
+def _failed(error: BaseException, name: str) -> ObjectRef:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return ObjectRef(future, name)
 
 
 def _known(value: Any) -> Any:

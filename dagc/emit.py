@@ -14,7 +14,7 @@ The source stays readable in a debugger and in tracebacks (dagc/executor.py regi
 A program that is free to begin the next execution while it waits becomes several functions, cut where it may wait:
 
     def segment_0(n):         what comes before the wait; returns what the next one needs
-    def segment_1(n, v0):     begins with it
+    def segment_1(held):      takes it from the left end of a deque, and goes on
 
 With `trace` a clock is read after each step, and that of the CPU around each call: `record(segment, (n, time, ...))`.
 """
@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from dagc.containers import is_container, leaves
-from dagc.program import Invoke, Program, Recv, Run, Send, Slot, Step
+from dagc.program import Invoke, Join, Program, Recv, Run, Send, Slot, Step
 
 __all__ = ["Emitted", "emit", "names_of", "segments"]
 
@@ -34,9 +34,9 @@ __all__ = ["Emitted", "emit", "names_of", "segments"]
 class Emitted(NamedTuple):
     """Source of `loop(executions)`, or of `segment_0(n)` and so on, and the names in it that are constants.
 
-    The namespace must also have, for step number i: recv_i(n); send_i(value, n) and unsent_i(error, n); for each of its
-    calls c, as `names_of` says, call_c(...), parts_c(result) and fail_c(error, n); and `turn`, `Failure`, and `Ended`,
-    the errors of a channel that has ended; for a trace `clock`, `cpu_clock` and `record`.
+    The namespace must also have, for step number i: recv_i(n); join_i(value, n); send_i(value, n) and unsent_i(error,
+    n); for each of its calls c, as `names_of` says, call_c(...), parts_c(result) and fail_c(error, n); and `turn`,
+    `Failure`, and `Ended`, the errors of a channel that has ended; for a trace `clock`, `cpu_clock` and `record`.
     """
 
     source: str
@@ -70,14 +70,14 @@ def emit(program: Program, *, trace: bool = False) -> Emitted:
     lines: list[str] = []
     live: set[int] = set()
     for number, steps in enumerate(found):
-        held = "".join(f", v{slot}" for slot in sorted(live))
-        head = (
-            ["def loop(executions):", "    for n in executions:"]
-            if len(found) == 1
-            else [f"def segment_{number}(n{held}):"]
-        )
+        held = ", ".join(["n", *(f"v{slot}" for slot in sorted(live))])
+        head = ["def loop(executions):", "    for n in executions:"]
+        if len(found) > 1:
+            head = [f"def segment_{number}({'held' if number else 'n'}):"]
         indent = "    " * len(head)
-        body = list(_segment(number, steps, program.steps, constants, trace))
+        # Taken here and not by the caller, whose arguments would live until the segment ends.
+        body = [f"{held}, = held.popleft()"] if number else []
+        body += _segment(number, steps, program.steps, constants, trace)
         for step in program.steps[steps.start : steps.stop]:
             live |= _filled(step)
             live -= set(step.last)
@@ -106,6 +106,8 @@ def _segment(
 def _step(index: int, step: Step, constants: dict[str, Any], trace: bool) -> Iterator[str]:
     if isinstance(step, Recv):
         yield f"v{step.slot} = recv_{index}(n)"
+    elif isinstance(step, Join):
+        yield f"v{step.slot} = join_{index}(v{step.value}, n)"
     elif isinstance(step, Send):
         yield "try:"
         yield f"    send_{index}(v{step.slot}, n)"
@@ -148,17 +150,15 @@ def _run(index: int, step: Run, constants: dict[str, Any]) -> Iterator[str]:
             if call.last:
                 yield f"{indent}        {' = '.join(f'v{slot}' for slot in call.last)} = None"
     yield f"{indent}except BaseException as error:"
-    for k, (name, _) in enumerate(names_of(index, step)):
-        left = " = ".join(dict.fromkeys(f"v{slot}" for later in step.calls[k:] for slot in later.results))
-        last = k + 1 == len(step.calls)
-        if last and k == 0:
-            yield f"{indent}    {left} = fail_{name}(error, n)"
-        elif last:
-            yield f"{indent}    else:"
-            yield f"{indent}        {left} = fail_{name}(error, n)"
-        else:
-            yield f"{indent}    {'if' if k == 0 else 'elif'} made == {k}:"
-            yield f"{indent}        {left} = fail_{name}(error, n)"
+    if len(step.calls) == 1:
+        yield f"{indent}    {' = '.join(results)} = fail_{index}(error, n)"
+    else:
+        # Flat, not a chain of elifs: each of these is a level of recursion for Python's compiler.
+        failers = ", ".join(f"fail_{name}" for name, _ in names_of(index, step))
+        yield f"{indent}    failure = ({failers})[made](error, n)"
+        for k, call in enumerate(step.calls):
+            yield f"{indent}    if made <= {k}: {' = '.join(f'v{slot}' for slot in call.results)} = failure"
+        yield f"{indent}    failure = None"
 
 
 def _call(name: str, call: Invoke, constants: dict[str, Any]) -> Iterator[str]:
@@ -172,7 +172,7 @@ def _call(name: str, call: Invoke, constants: dict[str, Any]) -> Iterator[str]:
 def _filled(step: Step) -> set[int]:
     if isinstance(step, Run):
         return {slot for call in step.calls for slot in call.results}
-    return {step.slot} if isinstance(step, Recv) else set()
+    return {step.slot} if isinstance(step, (Recv, Join)) else set()
 
 
 def _arguments(call: Invoke, constants: dict[str, Any]) -> Iterator[str]:
@@ -203,7 +203,8 @@ def _value(template: Any, constants: dict[str, Any]) -> str:
 
 
 def _constant(value: Any, constants: dict[str, Any]) -> str:
-    if value is None or type(value) in (bool, int):
+    # A very large int has no repr: Python refuses to write more than 4,300 digits.
+    if value is None or type(value) is bool or (type(value) is int and abs(value) < 2**63):
         return repr(value)
     name = f"c{len(constants)}"
     constants[name] = value

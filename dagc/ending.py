@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any
@@ -97,14 +97,23 @@ class Ending:
         _, pending = wait(loops.values(), min(timeout, 1.0) if failed else timeout)
         if failed or not pending:
             return
-        late = ", ".join(actor for actor, done in loops.items() if done in pending)
-        where = self.explain_wait(self._window.finished + 1)
+        actors = [actor for actor, done in loops.items() if done in pending]
+        late, where = ", ".join(actors), self.explain_wait(self._oldest_of(actors))
         self.fail(GraphClosedError(f"graph {self._plan.name} was torn down before {late} had finished"))
         warnings.warn(
             f"graph {self._plan.name}: {late} did not finish within {timeout} s and may still be busy; {where}",
             RuntimeWarning,
             stacklevel=4,
         )
+
+    def _oldest_of(self, actors: Sequence[str]) -> int:
+        """The first execution that one of these actors is not through with."""
+        counted = self.channel_statistics()
+        for execution in range(self._window.finished + 1, self._window.begun):
+            reached = positions(self._plan, counted, execution)
+            if any(reached[actor] < len(self._plan.schedule[actor]) for actor in actors):
+                return execution
+        return self._window.begun
 
     def unwatch(self) -> None:
         self._watch.cancel()

@@ -16,6 +16,8 @@
     │   ├── ChannelBroken                     the world did it: a peer died, memory is not a channel
     │   ├── ChannelTimeout                    (also a TimeoutError) nothing was lost; the same call may be repeated
     │   └── MessageTooLargeError              (also a ValueError) the value exceeds max_message_bytes; nothing was sent
+    ├── CommunicatorError
+    │   └── MismatchError (also a ValueError) the ranks of a collective had different things; the graph goes on
     ├── SerializationError (also a TypeError) the value cannot leave its process; nothing was sent
     └── ArenaFullError (also a MemoryError)   the shared memory of this process cannot grow
 
@@ -30,8 +32,10 @@ from channels.errors import (
     ChannelClosed,
     ChannelError,
     ChannelTimeout,
+    CommunicatorError,
     DagcError,
     MessageTooLargeError,
+    MismatchError,
     SerializationError,
 )
 from runtime.errors import (
@@ -50,6 +54,7 @@ __all__ = [
     "ChannelClosed",
     "ChannelError",
     "ChannelTimeout",
+    "CommunicatorError",
     "DagcError",
     "DeadlockError",
     "EngineError",
@@ -58,6 +63,7 @@ __all__ = [
     "GraphError",
     "InputPartError",
     "MessageTooLargeError",
+    "MismatchError",
     "NoSuchMethodError",
     "ResultLostError",
     "SerializationError",

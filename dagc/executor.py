@@ -18,17 +18,27 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from channels import ChannelBroken, ChannelClosed, ChannelSpec, Failure, Reader, Writer, open_reader, open_writer
+from channels.communicators import Communicator, Transport
 from channels.shm import trim
 from dagc.ahead import run_ahead
 from dagc.emit import emit, names_of, segments
 from dagc.errors import GraphError
-from dagc.program import Invoke, Program, Recv, Run, Send, Step
+from dagc.joining import joiner
+from dagc.program import Invoke, Join, Program, Recv, Run, Send, Step
 from dagc.timing.ranges import in_range
 from dagc.timing.recorder import Recorder, Rows
 from runtime.engine import ActorContext
 from runtime.errors import add_note
 
-__all__ = ["TraceKey", "link", "recorded", "run_program"]
+__all__ = ["Membership", "TraceKey", "link", "recorded", "run_program"]
+
+
+class Membership(NamedTuple):
+    """How to join a group; the rank stands in the program."""
+
+    transport: Transport
+    group_id: bytes
+    size: int
 
 
 class TraceKey(NamedTuple):
@@ -51,6 +61,7 @@ def run_program(
     context: ActorContext,
     program: Program,
     specs: Mapping[str, ChannelSpec],
+    memberships: Mapping[str, Membership],
     trace: TraceKey | None = None,
     ranges: bool = False,
 ) -> Generator[None, None, Rows | None]:
@@ -72,12 +83,17 @@ def run_program(
         for name in program.writes:
             writers[name] = open_writer(specs[name])
             ends.callback(writers[name].close)
-        loop = ends.enter_context(link(program, context, readers, writers, recorder, ranges=ranges))
+        communicators = {}
+        for name, rank in program.ranks.items():
+            transport, group_id, size = memberships[name]
+            communicators[name] = transport.join(group_id, rank, size)
+            ends.callback(communicators[name].destroy)
+        loop = ends.enter_context(link(program, context, readers, writers, communicators, recorder, ranges=ranges))
         yield
         # Closed: the driver ended the stream. A ChannelBroken goes up, for the driver may not know of it.
         with suppress(ChannelClosed):
             loop(itertools.count(1))
-    del loop, readers, writers
+    del loop, readers, writers, communicators
     trim()
     return None if recorder is None else recorder.rows()
 
@@ -94,6 +110,7 @@ def link(
     context: ActorContext,
     readers: Mapping[str, Reader],
     writers: Mapping[str, Writer],
+    communicators: Mapping[str, Communicator],
     recorder: Recorder | None = None,
     *,
     ranges: bool = False,
@@ -117,6 +134,9 @@ def link(
         elif isinstance(step, Send):
             names[f"send_{index}"] = writers[step.channel].write
             names[f"unsent_{index}"] = _reporter(f"raised on sending {step.channel}, execution")
+        elif isinstance(step, Join):
+            note = f"raised in {step.group} by {context.label}, execution"
+            names[f"join_{index}"] = joiner(step, communicators[step.communicator], _reporter(note))
         else:
             for name, call in names_of(index, step):
                 function = _function(call, context)
@@ -215,6 +235,10 @@ def _reporter(note: str, context: ActorContext | None = None) -> Callable[[BaseE
     def report(error: BaseException, execution: int) -> Failure:
         if context is not None and isinstance(error, SystemExit):  # what it means in a script: this process ends
             context.exit(error)
+        if isinstance(error, StopIteration):  # may not leave a generator, as `map` and `await` are (PEP 479)
+            replaced = RuntimeError(f"the method raised StopIteration({error.value!r})")
+            replaced.__cause__, replaced.__traceback__ = error, error.__traceback__
+            error = replaced
         trace = error.__traceback__
         text = "".join(traceback.format_exception(type(error), error, trace.tb_next if trace is not None else None))
         add_note(error, f"{note} {execution}")

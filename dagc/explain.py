@@ -23,7 +23,7 @@ def _notes(graph: Graph, plan: Plan) -> Iterator[str]:
         yield f"nobody reads what these return: {calls}; they are made all the same, and an execution ends with them"
     for name, function in graph.workers.items():
         yield f"{name} is a worker for the function {function.__name__} alone; it is started and ended with the graph"
-    if plan.order == "bind" and len(graph.calls) > len(graph.makers):
+    if plan.order == "bind" and not graph.groups and len(graph.calls) > len(graph.makers):
         bound, free = replay(graph), best(graph)
         if free.rounds < bound.rounds:
             yield (

@@ -28,7 +28,20 @@ if TYPE_CHECKING:
     from runtime.calls import ActorHandle
     from runtime.functions import RemoteFunction
 
-__all__ = ["DRIVER", "Call", "Done", "Graph", "Input", "Node", "Output", "Pick", "Value", "verify"]
+__all__ = [
+    "DRIVER",
+    "Call",
+    "Collective",
+    "Done",
+    "Graph",
+    "Group",
+    "Input",
+    "Node",
+    "Output",
+    "Pick",
+    "Value",
+    "verify",
+]
 
 #: The party that compiles the graph, writes its inputs and reads its outputs. Actors are never called so.
 DRIVER = "driver"
@@ -134,6 +147,41 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Collective:
+    """One actor's part in a collective, and what it leaves there."""
+
+    name: str
+    actor: str
+    #: The value that it takes part with, which its actor has.
+    value: str
+    group: str
+    rank: int
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        return (self.value,)
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} of {self.group}({self.value})"
+
+
+@dataclass(frozen=True)
+class Group:
+    """A collective as a whole."""
+
+    #: "allreduce", "allgather", "reducescatter" or "broadcast".
+    kind: str
+    #: The actors of its ranks.
+    members: tuple[str, ...]
+    #: Of a reduction: one of ReduceOp's values.
+    op: str
+    #: Of a broadcast.
+    root: int
+    #: The name of a transport, "auto", or a Transport.
+    transport: Any
+
+
+@dataclass(frozen=True)
 class Output:
     """What `execute` gives back: one value, or with `multi` a list of them, where the same one may stand twice."""
 
@@ -155,7 +203,7 @@ class Output:
         return f"{values}{_after(self.leaves)}"
 
 
-Node = Input | Call | Pick | Done | Output
+Node = Input | Call | Pick | Done | Collective | Output
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +215,8 @@ class Graph:
     actors: Mapping[str, ActorHandle]
     #: Name in the graph -> the function that gets a worker of its own under this name when the graph is compiled.
     workers: Mapping[str, RemoteFunction] = field(default_factory=dict)
+    #: Name -> collective, in the order of the graph.
+    groups: Mapping[str, Group] = field(default_factory=dict)
 
     @cached_property
     def makers(self) -> tuple[str, ...]:
@@ -181,6 +231,16 @@ class Graph:
     def calls(self) -> tuple[Call, ...]:
         """The calls in the order of the graph, which is also the order in which each actor makes its own."""
         return tuple(node for node in self.nodes if isinstance(node, Call))
+
+    @cached_property
+    def steps(self) -> tuple[Call | Collective, ...]:
+        """All that actors do, in the order of the graph; the ranks of a collective stand side by side."""
+        return tuple(node for node in self.nodes if isinstance(node, (Call, Collective)))
+
+    @cached_property
+    def parts(self) -> Mapping[tuple[str, str], Collective]:
+        """(group, actor) -> its part in the collective."""
+        return {(node.group, node.actor): node for node in self.nodes if isinstance(node, Collective)}
 
     @cached_property
     def inputs(self) -> tuple[Input, ...]:
@@ -206,8 +266,10 @@ class Graph:
         """Call -> the name of its Done node, of those that have one."""
         return {node.call: node.name for node in self.nodes if isinstance(node, Done)}
 
-    def values_of(self, call: Call) -> tuple[str, ...]:
+    def values_of(self, call: Call | Collective) -> tuple[str, ...]:
         """The names of the values that a call gives: its own or those of its picks, then its Done."""
+        if isinstance(call, Collective):
+            return (call.name,)
         values = (call.name,) if call.num_returns == 1 else tuple(p.name for p in self.picks.get(call.name, ()))
         return (*values, self.ends[call.name]) if call.name in self.ends else values
 
@@ -218,7 +280,7 @@ class Graph:
         for node in self.nodes:
             if isinstance(node, Input):
                 found[node.name] = DRIVER
-            elif isinstance(node, Call):
+            elif isinstance(node, (Call, Collective)):
                 found[node.name] = node.actor
             elif isinstance(node, (Pick, Done)):
                 found[node.name] = found[node.call]
@@ -249,7 +311,8 @@ def verify(graph: Graph) -> None:
     for i, node in enumerate(graph.nodes):
         if not isinstance(node, Node):
             raise GraphError(
-                f"node {i} of the graph is {node!r}; expected an Input, a Call, a Pick, a Done or an Output"
+                f"node {i} of the graph is {node!r}; expected an Input, a Call, a Pick, a Done, a "
+                "Collective or an Output"
             )
     places = {node.name: i for i, node in reversed(list(enumerate(graph.nodes)))}
     for i, node in enumerate(graph.nodes):
@@ -266,7 +329,7 @@ def verify(graph: Graph) -> None:
                 raise refuse(i, f"{node.name} uses {use}; an output is not a value")
             if isinstance(source, Call) and source.num_returns > 1 and not isinstance(node, (Pick, Done)):
                 raise refuse(i, f"{node.name} uses {use}, which returns {source.num_returns} values; pick one of them")
-        if isinstance(node, Call) and node.actor not in graph.makers:
+        if isinstance(node, (Call, Collective)) and node.actor not in graph.makers:
             raise refuse(i, f"{node.name} calls actor {node.actor}, which the graph does not know")
         if isinstance(node, Pick):
             call = graph.nodes[places[node.call]]
@@ -274,6 +337,12 @@ def verify(graph: Graph) -> None:
                 raise refuse(i, f"{node.name} picks value {node.index} of {node.call}, which has no such value")
         if isinstance(node, Done) and not isinstance(graph.nodes[places[node.call]], Call):
             raise refuse(i, f"{node.name} is the end of {node.call}, which is not a call")
+        if isinstance(node, Collective):
+            members = graph.groups[node.group].members if node.group in graph.groups else ()
+            if node.rank >= len(members) or members[node.rank] != node.actor:
+                raise refuse(i, f"{node.name} is rank {node.rank} of {node.group}; its members are {members}")
+            if graph.parties.get(node.value) != node.actor:
+                raise refuse(i, f"{node.name} takes part with {node.value}, which {node.actor} does not have")
         ends = node.after if isinstance(node, Call) else node.leaves if isinstance(node, Output) else ()
         for end in ends:
             if not isinstance(graph.nodes[places[end]], Done):

@@ -16,38 +16,54 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from dagc.collectives import BoundCollective, CollectiveValue
 from dagc.graph import DRIVER
-from dagc.records import Records
-from runtime.calls import ActorHandle, BoundCall
+from dagc.records import Bound, Records
+from runtime.calls import ActorHandle, BoundCall, BoundReturn, DagNode
 from runtime.functions import RemoteFunction
 
-__all__ = ["Homes", "assign_homes"]
+__all__ = ["Homes", "assign_homes", "word_of"]
 
 
 class Homes(NamedTuple):
     """Call (by id) -> the name of the actor or worker that makes it; and these, in the order of first appearance."""
 
     of: Mapping[int, str]
+    #: Collective (by id) -> the actors of its ranks.
+    ranks: Mapping[int, tuple[str, ...]]
     actors: Mapping[str, ActorHandle]
     workers: Mapping[str, RemoteFunction]
 
 
-def assign_homes(records: Records, calls: Sequence[BoundCall]) -> Homes:
+def assign_homes(records: Records, calls: Sequence[Bound]) -> Homes:
     """`calls`: those of the records, each after those that it needs, as far as there is such an order."""
     actors = _name_actors(calls)
     names = {handle._actor_id: name for name, handle in actors.items()}
-    of = {id(call): names[call.handle._actor_id] for call in calls if call.handle is not None}
+    of: dict[int, str] = {}
+    ranks: dict[int, tuple[str, ...]] = {}
     workers: dict[str, RemoteFunction] = {}
     counts: dict[str, int] = {}
+
+    def home(node: DagNode) -> str | None:
+        """The actor that has a node's value first; None for the driver, or in a cycle."""
+        if isinstance(node, CollectiveValue):
+            found = ranks.get(id(node.collective))
+            return found[node.rank] if found else None
+        return of.get(id(node.call if isinstance(node, BoundReturn) else node))
+
     for call in calls:
+        if isinstance(call, BoundCollective):
+            ranks[id(call)] = tuple(home(node) or "" for node in call.nodes)
+            continue
         if call.handle is not None:
+            of[id(call)] = names[call.handle._actor_id]
             continue
         function: RemoteFunction = call.function
-        after = {id(other) for other in records.after[id(call)]}
-        makers = (of[id(need)] for need in records.needs[id(call)] if id(need) in of and id(need) not in after)
+        found = map(home, records.arguments.get(id(call), ()))
+        makers = (maker for maker in found if maker is not None)
         maker = None if function.asks_for_resources else next(makers, None)
         if maker is None:
-            word = _word(call.method.name)
+            word = word_of(call.method.name)
             count = counts.get(word, 0)
             while f"{word}_{count}" in actors:
                 count += 1
@@ -55,13 +71,14 @@ def assign_homes(records: Records, calls: Sequence[BoundCall]) -> Homes:
             maker = f"{word}_{count}"
             workers[maker] = function
         of[id(call)] = maker
-    return Homes(of, actors, workers)
+    return Homes(of, ranks, actors, workers)
 
 
-def _name_actors(calls: Sequence[BoundCall]) -> dict[str, ActorHandle]:
+def _name_actors(calls: Sequence[Bound]) -> dict[str, ActorHandle]:
     """Each actor's name: the one that its user gave it, else its class and an index by first appearance."""
-    handles = {call.handle._actor_id: call.handle for call in calls if call.handle is not None}
-    words = {actor: _word(handle._label) for actor, handle in handles.items()}
+    found = (call.handle for call in calls if isinstance(call, BoundCall))
+    handles = {handle._actor_id: handle for handle in found if handle is not None}
+    words = {actor: word_of(handle._label) for actor, handle in handles.items()}
     given = [words[actor] for actor, handle in handles.items() if handle._named]
     named: dict[str, ActorHandle] = {}
     counts: dict[str, int] = {}
@@ -78,6 +95,6 @@ def _name_actors(calls: Sequence[BoundCall]) -> dict[str, ActorHandle]:
     return named
 
 
-def _word(label: str) -> str:
-    """A name given by the user may hold anything; names in the plan are words."""
+def word_of(label: str) -> str:
+    """A name given by the user may hold anything, a function's own, too; names in the plan are words."""
     return re.sub(r"[^\w-]", "_", label)

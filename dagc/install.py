@@ -13,13 +13,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from channels import Channel, ChannelSpec, Reader, Writer, create_channel, open_reader, open_writer
+from channels.communicators import GroupHandle, Transport, transport
 from dagc.errors import GetTimeoutError
-from dagc.executor import TraceKey, run_program
+from dagc.executor import Membership, TraceKey, run_program
 from dagc.options import CompileOptions
 from dagc.passes.lower import Lowered
 from dagc.plan import Channel as PlannedChannel
 from dagc.plan import Plan
 from dagc.timing.recorder import DriverRecorder
+from dagc.workers import end_workers
 from runtime import preload
 from runtime.calls import ActorHandle
 from runtime.engine import Engine, Loop
@@ -46,16 +48,18 @@ class Installation:
     workers: tuple[ActorHandle, ...]
     #: Of the driver's ends, if the graph is traced.
     recorder: DriverRecorder | None
+    #: The communicators of its collectives.
+    groups: tuple[GroupHandle, ...]
 
     def break_(self, reason: str) -> None:
         """Stop every loop where it waits."""
-        for channel in self.channels.values():
-            channel.break_(reason)
+        _break_all(self.channels, self.groups, reason)
 
-    def destroy(self, engine: Engine) -> None:
-        """End the workers, and give the memory of the channels back."""
-        for worker in self.workers:
-            engine.kill(worker)
+    def destroy(self, engine: Engine, *, wait: bool = True) -> None:
+        """End the workers, and give the memory of channels and communicators back."""
+        for group in self.groups:
+            group.destroy()
+        end_workers(engine, self.workers, wait=wait)
         for writer in self.writers.values():
             writer.close()
         for reader in self.readers.values():
@@ -84,18 +88,27 @@ def install(
             channel = create_channel(_spec(planned, options))
             channels[planned.name] = channel
             undo.callback(channel.destroy)
+        groups: list[GroupHandle] = []
+        memberships: dict[str, Membership] = {}
+        for name, shared in lowered.communicators.items():
+            used = shared.transport if isinstance(shared.transport, Transport) else transport(shared.transport)
+            group = used.create(len(shared.members), name)
+            groups.append(group)
+            undo.callback(group.destroy)
+            memberships[name] = Membership(used, group.id, len(shared.members))
         specs = {name: channel.spec for name, channel in channels.items()}
         loops: dict[str, Loop] = {}
         trace = uuid.uuid4().hex
         # Breaking the channels ends the loops; an undo that returned before that would leave them to trip the next
         # compile. An actor that does not answer at all is not waited for.
         undo.callback(lambda: wait([loop.done for loop in loops.values()], UNDO_SECONDS))
-        undo.callback(_break_all, channels, "the graph could not be installed")
+        undo.callback(_break_all, channels, groups, "the graph could not be installed")
         for actor, program in lowered.programs.items():
             needed = {name: specs[name] for name in (*program.reads, *program.writes)}
             key = TraceKey(trace, actor) if options.trace else None
             ranges = options.trace == "nvtx"
-            loops[actor] = engine.start_loop(handles[actor], run_program, program, needed, key, ranges)
+            joins = {name: memberships[name] for name in program.ranks}
+            loops[actor] = engine.start_loop(handles[actor], run_program, program, needed, joins, key, ranges)
         writers = {name: open_writer(specs[name]) for name in lowered.driver.sends}
         readers = {name: open_reader(specs[name], index) for name, index in lowered.driver.reads.items()}
         recorder = None
@@ -105,7 +118,9 @@ def install(
             readers = {name: recorder.reader(name, reader) for name, reader in readers.items()}
         _wait_until_ready(loops, options)
         undo.pop_all()
-    return Installation(channels, loops, writers, readers, tuple(handles[name] for name in workers), recorder)
+    return Installation(
+        channels, loops, writers, readers, tuple(handles[name] for name in workers), recorder, tuple(groups)
+    )
 
 
 def _wait_until_ready(loops: Mapping[str, Loop], options: CompileOptions) -> None:
@@ -118,9 +133,11 @@ def _wait_until_ready(loops: Mapping[str, Loop], options: CompileOptions) -> Non
         raise GetTimeoutError(f"graph {options.name}: {', '.join(late)} did not answer within {options.timeout} s")
 
 
-def _break_all(channels: Mapping[str, Channel], reason: str) -> None:
+def _break_all(channels: Mapping[str, Channel], groups: Iterable[GroupHandle], reason: str) -> None:
     for channel in channels.values():
         channel.break_(reason)
+    for group in groups:
+        group.abort(reason)
 
 
 def _spec(planned: PlannedChannel, options: CompileOptions) -> ChannelSpec:

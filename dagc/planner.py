@@ -14,7 +14,7 @@ from dagc.passes.overlap import post_receives
 from dagc.passes.schedule import order_ops
 from dagc.passes.simulate import simulate
 from dagc.passes.transports import choose_transports
-from dagc.plan import Plan
+from dagc.plan import Group, Plan
 
 if TYPE_CHECKING:
     from dagc.options import CompileOptions
@@ -30,13 +30,14 @@ def make_plan(graph: Graph, placement: Placement, options: CompileOptions) -> Pl
     edges = find_edges(graph, calls)
     transports = choose_transports(edges, placement)
     channels = make_channels(transports, options, frozenset(graph.ends.values()))
-    schedule = post_receives(order_ops(graph, calls, channels), channels)
+    groups = tuple(Group(name, group.kind, group.members) for name, group in graph.groups.items())
+    schedule = post_receives(order_ops(graph, calls, channels), channels, groups)
     # A span in a trace is one call; and an actor that may begin the next execution is held back by no order of ops.
     schedule = schedule if options.trace else fuse(schedule, graph)
     channels = channels if options.order == "free" else plan_buffers(schedule, channels, options.max_inflight)
     # With a slot for every execution under way no execution can hold up another.
     enough = all(channel.slots >= options.max_inflight for channel in channels)
-    simulate(schedule, channels, ahead=1 if enough else options.max_inflight)
+    simulate(schedule, channels, groups, ahead=1 if enough else options.max_inflight)
     # Calls are in the free order all the same; but an actor may not wait in the middle of a later execution.
-    order = "bind" if any(channel.slots == 0 for channel in channels) else options.order
-    return Plan(options.name, channels, schedule, max_inflight=options.max_inflight, order=order)
+    order = "bind" if groups or any(channel.slots == 0 for channel in channels) else options.order
+    return Plan(options.name, channels, schedule, groups, options.max_inflight, order)

@@ -7,12 +7,12 @@ are named, and install delivers the specs beside the program, so that lowering n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.functions import RemoteFunction
 
-__all__ = ["DriverProgram", "InputAccess", "Invoke", "Output", "Program", "Recv", "Run", "Send", "Slot", "Step"]
+__all__ = ["DriverProgram", "InputAccess", "Invoke", "Join", "Output", "Program", "Recv", "Run", "Send", "Slot", "Step"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,29 @@ class Send:
         return f"send {self.channel} %{self.slot}{_dropped(self.last)}"
 
 
-Step = Recv | Run | Send
+@dataclass(frozen=True)
+class Join:
+    """Take part in a collective with a slot's value; what it leaves here goes into another slot.
+
+    All ranks join, whatever happened to their values: one that has a Failure says so to the others.
+    """
+
+    group: str
+    #: Which of the program's communicators.
+    communicator: str
+    kind: str
+    op: str
+    root: int
+    value: int
+    slot: int
+    last: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        how = f", {self.op}" if self.op else f", root {self.root}" if self.kind == "broadcast" else ""
+        return f"%{self.slot} = join {self.group}: {self.kind}(%{self.value}{how}){_dropped(self.last)}"
+
+
+Step = Recv | Run | Send | Join
 
 
 @dataclass(frozen=True)
@@ -116,6 +138,8 @@ class Program:
     #: Channel -> this actor's index among its readers.
     reads: Mapping[str, int]
     writes: tuple[str, ...]
+    #: Communicator -> this actor's rank in it.
+    ranks: Mapping[str, int] = field(default_factory=dict)
     #: True: while it waits in the middle of an execution, it may begin the next one (dagc/ahead.py).
     free: bool = False
 

@@ -18,7 +18,7 @@ __all__ = ["explain_wait", "positions"]
 def positions(plan: Plan, statistics: Mapping[str, ChannelStatistics], execution: int) -> dict[str, int]:
     """Actor -> the index of the op that it has reached in this execution; as many as it has ops when it is through.
 
-    A run with nothing visible after it counts as reached once everything before it is done.
+    A run or a join with nothing visible after it counts as reached once everything before it is done.
     """
     found: dict[str, int] = {}
     for party, ops in plan.schedule.items():
@@ -26,7 +26,7 @@ def positions(plan: Plan, statistics: Mapping[str, ChannelStatistics], execution
             continue
         reached = 0
         for index, op in enumerate(ops):
-            if op.kind is OpKind.RUN:
+            if op.kind in (OpKind.RUN, OpKind.JOIN):
                 continue
             counted = statistics[op.target]
             if op.kind is OpKind.SEND:
@@ -50,7 +50,7 @@ def explain_wait(plan: Plan, statistics: Mapping[str, ChannelStatistics], execut
         op = ops[index]
         if op.kind is OpKind.RECV:
             waiting.append(f"{party} for channel {op.target} from {plan.by_name[op.target].writer}")
-        elif op.kind is OpKind.RUN:
+        elif op.kind in (OpKind.RUN, OpKind.JOIN):
             busy.append(f"{party} in {op}")
         else:
             waiting.append(f"{party} for a free slot of channel {op.target}")

@@ -46,14 +46,14 @@ class Receiver:
         explain_timeout: Callable[[int], str],
         fault: Callable[[BaseException], BaseException],
         taken: Callable[[], int],
-        guard: Callable[[int], None] | None,
+        guard: Callable[[int, str], None] | None,
     ) -> None:
         self.name = reader.spec.name
         self._reader = reader
         self._read = reader.read
         self._window = window
         self._channel = channel
-        self._timeout = timeout
+        self.timeout = timeout
         self._explain_timeout = explain_timeout
         self._fault = fault
         self._taken = taken
@@ -66,28 +66,29 @@ class Receiver:
 
     # ---- threads ----
 
-    def wait(self, execution: int, timeout: float | None) -> None:
+    def wait(self, execution: int, timeout: float | None, said: float | None) -> None:
         """Return once the channel has delivered the execution, or never will: then its refs have failed.
 
-        Raises GetTimeoutError if that is not in time. -1: the graph's own timeout.
+        Raises GetTimeoutError if that is not in time, and says that it was `said` seconds, of which `timeout` may be
+        the rest. -1: the graph's own timeout.
         """
         if timeout == -1.0:
-            timeout = self._timeout
+            timeout = said = self.timeout
         window, channel = self._window, self._channel
         if self._guard is not None and window.delivered[channel] < execution:
-            self._guard(execution)
+            self._guard(execution, self.name)
         # The usual case first, without the bookkeeping of the general one: nobody leads, and the next one is ours.
         if window.delivered[channel] + 1 == execution:
             try:
                 if self._lead.acquire(False):
                     if window.delivered[channel] >= execution or self._take(execution, timeout):
                         return
-                    raise self._late(execution, timeout)
+                    raise self._late(execution, said)
             finally:
                 self._stop_leading()
-        self._wait(execution, timeout)
+        self._wait(execution, timeout, said)
 
-    def _wait(self, execution: int, timeout: float | None) -> None:
+    def _wait(self, execution: int, timeout: float | None, said: float | None) -> None:
         delivered = self._window.delivered
         deadline = None if timeout is None else time.monotonic() + timeout
         while delivered[self._channel] < execution:
@@ -96,13 +97,13 @@ class Receiver:
                     while (next_one := delivered[self._channel] + 1) <= execution:
                         remaining = timeout if deadline is None else max(0.0, deadline - time.monotonic())
                         if not self._take(next_one, remaining):
-                            raise self._late(execution, timeout)
+                            raise self._late(execution, said)
                     return
             finally:
                 self._stop_leading()
-            self._follow(execution, deadline, timeout)
+            self._follow(execution, deadline, said)
 
-    def _follow(self, execution: int, deadline: float | None, timeout: float | None) -> None:
+    def _follow(self, execution: int, deadline: float | None, said: float | None) -> None:
         with self._followers:
             self._following += 1
             try:
@@ -110,7 +111,7 @@ class Receiver:
                 while self._window.delivered[self._channel] < execution and self._led:
                     remaining = None if deadline is None else deadline - time.monotonic()
                     if remaining is not None and remaining <= 0:
-                        raise self._late(execution, timeout)
+                        raise self._late(execution, said)
                     self._followers.wait(remaining)
             finally:
                 self._following -= 1
@@ -156,28 +157,28 @@ class Receiver:
             self._unarmed = False
             wake()
 
-    def _late(self, execution: int, timeout: float | None) -> GetTimeoutError:
-        return GetTimeoutError(f"no {self.name} within {timeout} s; {self._explain_timeout(execution)}")
+    def _late(self, execution: int, said: float | None) -> GetTimeoutError:
+        return GetTimeoutError(f"no {self.name} within {said} s; {self._explain_timeout(execution)}")
 
     # ---- asyncio ----
 
-    def wait_async(self, execution: int) -> Generator[Any, None, None]:
-        return self.delivered_async(execution).__await__()
+    def wait_async(self, execution: int, since: float) -> Generator[Any, None, None]:
+        return self.delivered_async(execution, since).__await__()
 
-    async def delivered_async(self, execution: int) -> None:
-        """As `wait`, with the graph's own timeout, for a coroutine."""
+    async def delivered_async(self, execution: int, since: float) -> None:
+        """As `wait`, for a coroutine, with the graph's own timeout, which began at `since`, of time.monotonic."""
         delivered = self._window.delivered
         start = time.monotonic()
         if self._guard is not None and delivered[self._channel] < execution:
-            self._guard(execution)
+            self._guard(execution, self.name)
         while delivered[self._channel] < execution and not self._take_ready(execution):
             now = time.monotonic()
-            if self._timeout is not None and now > start + self._timeout:
-                raise self._late(execution, self._timeout)
+            if self.timeout is not None and now > since + self.timeout:
+                raise self._late(execution, self.timeout)
             if now < start + POLL_SECONDS:
                 await asyncio.sleep(0)
             else:
-                await self._sleep(execution, None if self._timeout is None else start + self._timeout - now)
+                await self._sleep(execution, None if self.timeout is None else since + self.timeout - now)
 
     def _take_ready(self, execution: int) -> bool:
         """Take what is there, as far as `execution`; True if that is delivered now."""

@@ -11,34 +11,41 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from dagc.bind import InputNode, InputPart, MultiOutputNode
+from dagc.collectives import BoundCollective, CollectiveValue
 from dagc.containers import is_container, parts
 from runtime.calls import BoundCall, BoundReturn, DagNode
 from runtime.refs import ObjectRef
 
-__all__ = ["Problem", "Records", "collect"]
+__all__ = ["Bound", "Problem", "Records", "collect"]
+
+
+#: What stands in an order: a call, or a collective of several actors.
+Bound = BoundCall | BoundCollective
 
 
 class Problem(NamedTuple):
     """Why the DAG is refused, and the call that it is about, if it is about one."""
 
     text: str
-    call: BoundCall | None = None
+    call: Bound | None = None
 
 
 @dataclass
 class Records:
     """All that belongs to a graph. Calls are keys by their id, since they compare by identity."""
 
-    #: In the order in which they were bound.
-    calls: list[BoundCall] = field(default_factory=list)
+    #: Calls and collectives, in the order in which they were bound.
+    calls: list[Bound] = field(default_factory=list)
     #: Call -> the calls that it needs, for their values or only for the order; one may stand there twice.
-    needs: dict[int, list[BoundCall]] = field(default_factory=dict)
+    needs: dict[int, list[Bound]] = field(default_factory=dict)
+    #: Call -> the nodes among its arguments, left to right.
+    arguments: dict[int, list[DagNode]] = field(default_factory=dict)
     #: Call -> those that it needs for the order alone, each once.
     after: dict[int, list[BoundCall]] = field(default_factory=dict)
     #: Calls that nothing needs, no output either.
     leaves: list[BoundCall] = field(default_factory=list)
     #: Parts of the input (None: all of it) -> the call that was bound first of those that use it; None: an output.
-    inputs: dict[int | str | None, BoundCall | None] = field(default_factory=dict)
+    inputs: dict[int | str | None, Bound | None] = field(default_factory=dict)
     #: Call -> the indices of its values that are used.
     picks: dict[int, set[int]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -52,7 +59,9 @@ def collect(outputs: tuple[DagNode, ...]) -> Records:
     walk.drain()
     records = walk.records
     # Scopes may bring calls of other scopes; each is looked at once.
-    scopes = [call.scope for call in records.calls if call.scope is not None]
+    scopes = [scope for call in records.calls if (scope := _scope(call)) is not None]
+    if walk.input is not None:
+        scopes.append(walk.input._calls)
     seen: set[int] = set()
     beside: list[BoundCall] = []
     while scopes:
@@ -66,26 +75,37 @@ def collect(outputs: tuple[DagNode, ...]) -> Records:
                 beside.append(call)
                 walk.enter(call, None, "", whole=False)
                 walk.drain()
-        scopes += [call.scope for call in records.calls[known:] if call.scope is not None]
+        scopes += [scope for call in records.calls[known:] if (scope := _scope(call)) is not None]
+        if walk.input is not None:
+            scopes.append(walk.input._calls)
     needed = {id(need) for needs in records.needs.values() for need in needs}
     records.leaves = sorted((call for call in beside if id(call) not in needed), key=_bound_when)
     records.calls.sort(key=_bound_when)
     return records
 
 
-def _bound_when(call: BoundCall) -> int:
+def _bound_when(call: Bound) -> int:
     return call.order
+
+
+def _scope(call: Bound) -> list[BoundCall] | None:
+    """A collective has no effect but its values: one that nobody reads is not made."""
+    return call.scope if isinstance(call, BoundCall) else None
 
 
 class _Walk:
     def __init__(self) -> None:
         self.records = Records()
-        self._input: InputNode | None = None
-        self._to_do: list[BoundCall] = []
+        self.input: InputNode | None = None
+        self._to_do: list[Bound] = []
 
     def drain(self) -> None:
         while self._to_do:
             call = self._to_do.pop()
+            if isinstance(call, BoundCollective):
+                for rank, node in enumerate(call.nodes):
+                    self.enter(node, call, f"element {rank} of {call!r}")
+                continue
             for place, argument in _arguments(call):
                 for node in self._nodes_in(call, place, argument):
                     self.enter(node, call, place)
@@ -96,13 +116,17 @@ class _Walk:
             for other in after:
                 self.enter(other, call, "", whole=False)
 
-    def enter(self, node: DagNode, user: BoundCall | None, place: str, *, whole: bool = True) -> None:
+    def enter(self, node: DagNode, user: Bound | None, place: str, *, whole: bool = True) -> None:
         """`user`, or with None an output, uses the node. `whole`: it wants the value of it, not only its end."""
         records = self.records
+        if user is not None and whole:
+            records.arguments.setdefault(id(user), []).append(node)
         if isinstance(node, InputNode):
             self._use_input(node, None, user, place)
         elif isinstance(node, InputPart):
             self._use_input(node.input, node.key, user, place)
+        elif isinstance(node, CollectiveValue):
+            self._need(node.collective, user)
         elif isinstance(node, (BoundCall, BoundReturn)):
             call = node if isinstance(node, BoundCall) else node.call
             if isinstance(node, BoundReturn):
@@ -113,28 +137,34 @@ class _Walk:
                     "bind returned, or bind with .options(num_returns=1) for one value that is a tuple",
                     user,
                 )
-            if user is not None:
-                records.needs[id(user)].append(call)
-            if id(call) not in records.needs:
-                records.needs[id(call)] = []
-                records.calls.append(call)
-                self._to_do.append(call)
-                if call.method.generator:
-                    self._refuse(
-                        f"{call!r} is of a generator, whose values come one at a time; a compiled method gives them at "
-                        "once: return a list, or bind one call for each value",
-                        call,
-                    )
+            if self._need(call, user) and call.method.generator:
+                self._refuse(
+                    f"{call!r} is of a generator, whose values come one at a time; a compiled method gives them at "
+                    "once: return a list, or bind one call for each value",
+                    call,
+                )
         elif isinstance(node, MultiOutputNode):
             self._refuse(f"{place} is a MultiOutputNode; it can only be the output itself; pass a list of nodes", user)
         else:
             self._refuse(f"{place} is {node!r}, a {type(node).__name__}, which this version cannot compile", user)
 
-    def _use_input(self, node: InputNode, key: int | str | None, user: BoundCall | None, place: str) -> None:
+    def _need(self, call: Bound, user: Bound | None) -> bool:
+        """`user` needs the call. True if it is new."""
+        records = self.records
+        if user is not None:
+            records.needs[id(user)].append(call)
+        new = id(call) not in records.needs
+        if new:
+            records.needs[id(call)] = []
+            records.calls.append(call)
+            self._to_do.append(call)
+        return new
+
+    def _use_input(self, node: InputNode, key: int | str | None, user: Bound | None, place: str) -> None:
         inputs = self.records.inputs
-        if self._input is None:
-            self._input = node
-        elif self._input is not node:
+        if self.input is None:
+            self.input = node
+        elif self.input is not node:
             self._refuse(
                 f"{place} is of a second InputNode; a graph has one: use its parts x[0], x[1] for several", user
             )
@@ -155,7 +185,7 @@ class _Walk:
                 user,
             )
 
-    def _refuse(self, text: str, call: BoundCall | None) -> None:
+    def _refuse(self, text: str, call: Bound | None) -> None:
         self.records.problems.append(Problem(text, call))
 
     def _nodes_in(self, call: BoundCall, place: str, argument: Any) -> Iterator[DagNode]:

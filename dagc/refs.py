@@ -27,9 +27,11 @@ class Waiting(Protocol):
 
     #: Of the value in graph and plan.
     name: str
+    #: Seconds: the graph's own, None for ever.
+    timeout: float | None
 
-    def wait(self, execution: int, timeout: float | None) -> None: ...
-    def wait_async(self, execution: int) -> Generator[Any, None, None]: ...
+    def wait(self, execution: int, timeout: float | None, said: float | None) -> None: ...
+    def wait_async(self, execution: int, since: float) -> Generator[Any, None, None]: ...
 
 
 @final
@@ -64,34 +66,34 @@ class ResultRef:
         channel that are waited for; the same ref may be got again after it.
         """
         if self.leaves:
-            self._wait_for_leaves(timeout)
-        if self.value is PENDING:
-            self._receiver.wait(self.execution, timeout)
+            self._wait_for_all(timeout)
+        elif self.value is PENDING:
+            self._receiver.wait(self.execution, timeout, timeout)
         value = self.value
         if value is PENDING:
             raise ResultLostError(f"{self!r} was lost to an interrupt that came as it arrived")
         if type(value) is Failure:
             # The same exception is raised by every get: without this, each would add its frames to it.
             raise value.unwrap().with_traceback(None)
-        if self.leaves:
-            for leaf in self.leaves:
-                leaf.get(timeout)
+        for leaf in self.leaves:
+            leaf.get()
         return value
 
-    def _wait_for_leaves(self, timeout: float | None) -> None:
-        """Until the value and every end are there, within one timeout for all; -1: the graph's own for each."""
-        deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
-        for ref in (self, *self.leaves):
-            if ref.value is PENDING:
-                left = timeout if deadline is None else max(0.0, deadline - time.monotonic())
-                ref._receiver.wait(self.execution, left)
+    def _wait_for_all(self, timeout: float | None) -> None:
+        """Until the value and the end of every leaf are there, within one timeout for all."""
+        receivers = [ref._receiver for ref in (self, *self.leaves) if ref.value is PENDING]
+        if timeout == -1.0:
+            timeout = next((receiver.timeout for receiver in receivers), None)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for receiver in receivers:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            receiver.wait(self.execution, left, timeout)
 
     def __await__(self) -> Generator[Any, None, Any]:
-        if self.value is PENDING:
-            yield from self._receiver.wait_async(self.execution)
-        for leaf in self.leaves:
-            if leaf.value is PENDING:
-                yield from leaf._receiver.wait_async(self.execution)
+        since = time.monotonic()
+        for ref in (self, *self.leaves):
+            if ref.value is PENDING:
+                yield from ref._receiver.wait_async(self.execution, since)
         return self.get()
 
     def __reduce__(self) -> Any:

@@ -23,9 +23,14 @@ __all__ = ["self_wait"]
 
 
 def self_wait(
-    graph: Graph, plan: Plan, placement: Placement, statistics: Callable[[], Mapping[str, ChannelStatistics]]
-) -> Callable[[int], None] | None:
-    """What to call before waiting for an execution: it raises GraphError if the wait would be for itself.
+    graph: Graph,
+    plan: Plan,
+    placement: Placement,
+    statistics: Callable[[], Mapping[str, ChannelStatistics]],
+    ended: Callable[[], bool],
+) -> Callable[[int, str], None] | None:
+    """What to call before waiting for an execution of an output channel: it raises GraphError if the wait would be for
+    itself. `ended()`: the graph has, and nobody waits for anything.
 
     None if no actor of the graph is in this process, which is the usual case.
     """
@@ -37,16 +42,42 @@ def self_wait(
     if not own:
         return None
 
-    def check(execution: int) -> None:
+    def check(execution: int, channel: str) -> None:
         actor = own.get(current.inside.get())  # type: ignore[arg-type] # None is the name of no actor
-        if actor is None:
+        if actor is None or ended():
             return
-        left = plan.schedule[actor][positions(plan, statistics(), execution)[actor] :]
-        if any(op.kind is OpKind.RUN for op in left):
+        needed = _needed(plan, channel).get(actor, 0)
+        left = plan.schedule[actor][positions(plan, statistics(), execution)[actor] : needed]
+        op = next((op for op in left if op.kind in (OpKind.RUN, OpKind.JOIN)), None)
+        if op is not None:
             raise GraphError(
-                f"a method of {actor} waits for execution {execution} of graph {plan.name}, in which {actor} still has "
-                f"to '{next(op for op in left if op.kind is OpKind.RUN)}'; its methods run one at a time, so this "
-                "would never end. Drive the graph from another actor or thread, or give the actor max_concurrency=2"
+                f"a method of {actor} waits for {channel} of execution {execution} of graph {plan.name}, for which "
+                f"{actor} still has to '{op}'; its methods run one at a time, so this would never end. Drive the graph "
+                "from another actor or thread, or give the actor max_concurrency=2"
             )
 
     return check
+
+
+def _needed(plan: Plan, channel: str) -> dict[str, int]:
+    """Party -> how many of its ops must be done before the message of an execution is in the channel."""
+    steps = [(party, i, op) for party, ops in plan.schedule.items() for i, op in enumerate(ops)]
+    sends = {op.target: (party, i) for party, i, op in steps if op.kind is OpKind.SEND}
+    joins = {(party, op.target): i for party, i, op in steps if op.kind is OpKind.JOIN}
+    groups = {group.name: group.members for group in plan.groups}
+    writer, last = sends[channel]
+    needed: dict[str, int] = {}
+    to_do = [(writer, last + 1)]
+    while to_do:
+        party, count = to_do.pop()
+        done = needed.get(party, 0)
+        if count <= done:
+            continue
+        needed[party] = count
+        for op in plan.schedule[party][done:count]:
+            if op.kind is OpKind.RECV:
+                other, i = sends[op.target]
+                to_do.append((other, i + 1))
+            elif op.kind is OpKind.JOIN:
+                to_do += [(member, joins[member, op.target] + 1) for member in groups[op.target]]
+    return needed

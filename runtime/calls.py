@@ -36,6 +36,7 @@ __all__ = [
     "checked_num_returns",
     "method",
     "methods_of",
+    "next_order",
     "recorded_calls",
     "signature_of",
 ]
@@ -43,6 +44,8 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 #: Where the calls that are bound now are recorded: the list of the innermost `with InputNode()`.
 recorded_calls: ContextVar[list[BoundCall] | None] = ContextVar("recorded_calls", default=None)
+#: Grows from one thing that is bound to the next.
+next_order = itertools.count().__next__
 
 
 class DagNode:
@@ -141,7 +144,7 @@ class BoundCall(_Result):
     #: Of the call of a function: the RemoteFunction.
     function: Any = None
     #: Grows from call to call: an actor makes its calls in the order in which they were recorded.
-    order: int = field(default_factory=itertools.count().__next__, repr=False)
+    order: int = field(default_factory=next_order, repr=False)
     _after: list[BoundCall] = field(default_factory=list, repr=False)
     #: All calls that were bound in the same `with InputNode()`, this one included; None outside of any.
     scope: list[BoundCall] | None = field(default_factory=recorded_calls.get, repr=False)

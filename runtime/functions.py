@@ -17,6 +17,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from channels.errors import SerializationError
@@ -28,6 +29,7 @@ from runtime.engine import ActorOptions
 from runtime.errors import GraphError, WrongArgumentsError
 from runtime.options import FunctionOptions, checked
 from runtime.outcomes import open_value
+from runtime.resources import TASK_CPUS
 
 if TYPE_CHECKING:
     from runtime.refs import ObjectRef
@@ -65,6 +67,12 @@ class RemoteFunction(Decorated):
             resources=said.resources or {},
             runtime_env=said.runtime_env or {},
         )
+
+    @property
+    def worker_options(self) -> ActorOptions:
+        """Of a worker that belongs to whoever starts it, and ends with that process."""
+        options = self.actor_options
+        return replace(options, resources={**options.resources, TASK_CPUS: 0})
 
     @property
     def asks_for_resources(self) -> bool:

@@ -8,11 +8,12 @@
  *     block = _ring.allocate(nbytes)                                shared memory to fill and to send without a copy
  *
  * Files: process.c, arena.c and ring.c know no Python; memory.c has the arenas of this process and Block; writer.c and
- * reader.c have the two ends, ends.c what they share.
+ * reader.c have the two ends, ends.c what they share. collective_member.c has groups of ranks (collective.h).
  *
  * The GIL guards the state of this module and of the arenas: they are touched with it only. It is released around every
  * wait and every long copy. While a wait is on, another thread may break the ring, whose memory the waiting end holds.
  */
+#include "collective_member.h"
 #include "ends.h"
 
 #include <unistd.h>
@@ -168,7 +169,7 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "channels._
 PyMODINIT_FUNC PyInit__ring(void) {
     PyObject *m = PyModule_Create(&module), *errors = PyImport_ImportModule("channels.errors"), *full = NULL;
     if (m && errors && (full = PyObject_GetAttrString(errors, "ArenaFullError")) && memory_init(m, full) == 0 &&
-        ends_init(m, errors) == 0 && PyType_Ready(&Ring_Type) == 0 &&
+        ends_init(m, errors) == 0 && collective_init_module(m) == 0 && PyType_Ready(&Ring_Type) == 0 &&
         PyModule_AddObjectRef(m, "Ring", (PyObject *)&Ring_Type) == 0 &&
         PyModule_AddIntMacro(m, KIND_ENCODED) == 0 && PyModule_AddIntMacro(m, KIND_FAILURE) == 0 &&
         PyModule_AddIntConstant(m, "MESSAGE_HEADER", sizeof(message)) == 0) {

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from dagc.containers import leaves
-from dagc.graph import DRIVER, Call, Done, Graph, Input, Node, Output, Pick, Value
+from dagc.graph import DRIVER, Call, Collective, Done, Graph, Input, Node, Output, Pick, Value
 from dagc.passes.edges import TICK
 from dagc.plan import Channel, Plan
 
@@ -95,7 +95,7 @@ class _Origin(NamedTuple):
 def picture_of(graph: Graph, plan: Plan) -> Picture:
     """The picture of a verified graph and of the plan that was made of it."""
     title, _, subtitle = str(plan).partition("\n")[0].removeprefix("plan ").partition(": ")
-    actors = {name: i for i, name in enumerate(dict.fromkeys(call.actor for call in graph.calls))}
+    actors = {name: i for i, name in enumerate(dict.fromkeys(step.actor for step in graph.steps))}
     boxes: list[Box] = []
     origins: dict[str, _Origin] = {}
     wires = _Wires(plan)
@@ -109,7 +109,7 @@ def picture_of(graph: Graph, plan: Plan) -> Picture:
             origins[node.name] = origins[node.call]._replace(pick=node.index if isinstance(node, Pick) else None)
             continue
         box = _box(node, actors)
-        party = node.actor if isinstance(node, Call) else DRIVER
+        party = node.actor if isinstance(node, (Call, Collective)) else DRIVER
         boxes.append(box)
         here = len(boxes) - 1
         origins[node.name] = _Origin(here, party, None)
@@ -186,6 +186,10 @@ def _box(node: Node, actors: dict[str, int]) -> Box:
         detail = " ".join(filter(None, [where, _constants(node)]))
         lines = _name_lines(node.name, node.actor)
         return Box(node.name, BoxKind.CALL, lines, shorten(detail, _DETAIL), about, actors[node.actor])
+    if isinstance(node, Collective):
+        lines = _name_lines(node.name, node.actor)
+        detail = shorten(f"rank {node.rank} of {node.group}", _DETAIL)
+        return Box(node.name, BoxKind.CALL, lines, detail, about, actors[node.actor])
     if isinstance(node, Input):
         return Box(node.name, BoxKind.INPUT, (shorten(node.name, _LINE),), "", about)
     if isinstance(node, Output):

@@ -24,7 +24,7 @@ from dagc.plan import Channel, Op, OpKind, Schedule
 __all__ = ["plan_buffers"]
 
 #: Ops times channels of a cycle above which it is left alone.
-_MOST_WORK = 2_000_000
+_MOST_WORK = 200_000
 
 
 def plan_buffers(schedule: Schedule, channels: Sequence[Channel], max_inflight: int) -> tuple[Channel, ...]:
@@ -54,36 +54,36 @@ def _bounds(
                 sends[op.target] = party, i
             elif op.kind is OpKind.RECV:
                 recvs.setdefault(op.target, []).append((party, i))
-    follows = {sends[c.name]: recvs[c.name] for c in inside if c.name in sends and c.name in recvs}
-    found = {}
-    for channel in held:
-        lags = [_lag(ops, follows, start, sends[channel.name], most) for start in recvs[channel.name]]
-        found[channel.name] = max(lags)
-    return found
+    sent_by = {place: sends[c.name] for c in inside if c.name in sends for place in recvs.get(c.name, ())}
+    return {channel.name: _lag(ops, sent_by, recvs[channel.name], sends[channel.name], most) for channel in held}
 
 
 def _lag(
-    ops: Mapping[str, tuple[Op, ...]], follows: Mapping[_Place, list[_Place]], start: _Place, goal: _Place, most: int
+    ops: Mapping[str, tuple[Op, ...]],
+    sent_by: Mapping[_Place, _Place],
+    starts: Sequence[_Place],
+    goal: _Place,
+    most: int,
 ) -> int:
-    """The least number of executions between what is done at `start` and at `goal`, if the one must come before the
-    other; `most` if it is more, or never. Dijkstra's algorithm."""
-    lags = {start: 0}
-    heap: list[tuple[int, _Place]] = [(0, start)]
-    while heap:
+    """The least number of executions between what is done at each of `starts` and what must come after it at `goal`:
+    the largest of these. `most` if it is more, or never. Dijkstra's algorithm, once and backwards for all starts."""
+    lags = {goal: 0}
+    heap: list[tuple[int, _Place]] = [(0, goal)]
+    left = set(starts)
+    while heap and left:
         lag, place = heapq.heappop(heap)
-        if place == goal:
-            return lag
         if lag > lags[place] or lag >= most:
             continue
+        left.discard(place)
         party, i = place
-        wraps = i + 1 == len(ops[party])
-        nexts = [((party, 0 if wraps else i + 1), lag + wraps)]
-        nexts += [(reader, lag) for reader in follows.get(place, ())]
-        for other, after in nexts:
-            if after < lags.get(other, most):
-                lags[other] = after
-                heapq.heappush(heap, (after, other))
-    return most
+        before = [((party, i - 1 if i else len(ops[party]) - 1), lag + (not i))]
+        if place in sent_by:
+            before.append((sent_by[place], lag))
+        for other, found in before:
+            if found < lags.get(other, most):
+                lags[other] = found
+                heapq.heappush(heap, (found, other))
+    return max(lags.get(start, most) for start in starts)
 
 
 def _components(channels: Iterable[Channel]) -> list[set[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dagc.graph import DRIVER, Call, Graph
+from dagc.graph import DRIVER, Call, Collective, Graph
 
 __all__ = ["TICK", "Edge", "find_edges"]
 
@@ -21,7 +21,7 @@ class Edge(NamedTuple):
     reader: str
 
 
-def find_edges(graph: Graph, calls: Sequence[Call]) -> tuple[Edge, ...]:
+def find_edges(graph: Graph, calls: Sequence[Call | Collective]) -> tuple[Edge, ...]:
     """Each edge once, grouped by value: the tick, then the values in the order of the graph.
 
     `calls`: those of the graph, in the order in which they are made. An actor loops over its ops as fast as they let

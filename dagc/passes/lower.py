@@ -14,11 +14,20 @@ from typing import Any, NamedTuple
 
 from dagc.containers import map_leaves
 from dagc.graph import DRIVER, Call, Graph, Input, Pick, Value
+from dagc.graph import Group as GraphGroup
 from dagc.inputs import signature
 from dagc.plan import Op, OpKind, Plan
-from dagc.program import DriverProgram, InputAccess, Invoke, Output, Program, Recv, Run, Send, Slot, Step
+from dagc.program import DriverProgram, InputAccess, Invoke, Join, Output, Program, Recv, Run, Send, Slot, Step
 
-__all__ = ["Lowered", "lower"]
+__all__ = ["Group", "Lowered", "lower"]
+
+
+class Group(NamedTuple):
+    """Actors that share a communicator, by their ranks."""
+
+    #: The name of a transport, "auto", or a Transport.
+    transport: Any
+    members: tuple[str, ...]
 
 
 class Lowered(NamedTuple):
@@ -27,20 +36,33 @@ class Lowered(NamedTuple):
     #: Actor -> its program.
     programs: Mapping[str, Program]
     driver: DriverProgram
+    #: Communicator -> who is in it.
+    communicators: Mapping[str, Group]
 
 
 def lower(plan: Plan, graph: Graph) -> Lowered:
     """The programs of a plan that was made from this graph."""
     reads = _reader_indices(plan)
     actors = [actor for actor in plan.schedule if actor != DRIVER]
+    shared = {name: _communicator(group) for name, group in graph.groups.items()}
     return Lowered(
-        {a: _lower_actor(plan, graph, a, reads[a]) for a in actors}, _lower_driver(plan, graph, reads[DRIVER])
+        {a: _lower_actor(plan, graph, a, reads[a], shared) for a in actors},
+        _lower_driver(plan, graph, reads[DRIVER]),
+        {shared[name]: Group(group.transport, group.members) for name, group in graph.groups.items()},
     )
 
 
-def _lower_actor(plan: Plan, graph: Graph, actor: str, reads: Mapping[str, int]) -> Program:
+def _communicator(group: GraphGroup) -> str:
+    """What a communicator is called: the same for all collectives of the same ranks over the same transport."""
+    return (
+        f"{group.transport if isinstance(group.transport, str) else repr(group.transport)}({', '.join(group.members)})"
+    )
+
+
+def _lower_actor(plan: Plan, graph: Graph, actor: str, reads: Mapping[str, int], shared: Mapping[str, str]) -> Program:
     ops = plan.schedule[actor]
-    slots = _Slots(graph, ops)
+    slots = _Slots(graph, ops, actor, shared)
+    ranks = {shared[op.target]: graph.parts[op.target, actor].rank for op in ops if op.kind is OpKind.JOIN}
     steps = tuple(slots.steps())
     return Program(
         graph=plan.name,
@@ -49,6 +71,7 @@ def _lower_actor(plan: Plan, graph: Graph, actor: str, reads: Mapping[str, int])
         slots=slots.count,
         reads=reads,
         writes=tuple(op.target for op in ops if op.kind is OpKind.SEND),
+        ranks=ranks,
         free=plan.order == "free",
     )
 
@@ -88,9 +111,12 @@ def _reader_indices(plan: Plan) -> dict[str, dict[str, int]]:
 class _Slots:
     """The slots of one actor while its ops are lowered, first to last."""
 
-    def __init__(self, graph: Graph, ops: tuple[Op, ...]) -> None:
+    def __init__(self, graph: Graph, ops: tuple[Op, ...], actor: str, shared: Mapping[str, str]) -> None:
         self._graph = graph
         self._ops = ops
+        self._actor = actor
+        #: Collective -> communicator.
+        self._shared = shared
         self._of: dict[str, int] = {}
         self._free: list[int] = []
         #: How many slots there are so far.
@@ -106,8 +132,16 @@ class _Slots:
                 yield Recv(op.target, slot, self._release((op.target,)))
             elif op.kind is OpKind.SEND:
                 yield Send(op.target, self._of[op.target], self._release((op.target,)))
+            elif op.kind is OpKind.JOIN:
+                yield self._join(op)
             else:
                 yield self._run(op)
+
+    def _join(self, op: Op) -> Join:
+        part, group = self._graph.parts[op.target, self._actor], self._graph.groups[op.target]
+        value, slot = self._of[part.value], self._take(part.name)
+        last = self._release((part.value, part.name))
+        return Join(op.target, self._shared[op.target], group.kind, group.op, group.root, value, slot, last)
 
     def _run(self, op: Op) -> Run:
         calls: list[Invoke] = []
@@ -165,6 +199,8 @@ class _Slots:
         for op in self._ops:
             if op.kind is OpKind.RUN:
                 yield from (self._call(name).uses for name in op.calls)
+            elif op.kind is OpKind.JOIN:
+                yield self._graph.parts[op.target, self._actor].uses
             else:
                 yield (op.target,) if op.kind is OpKind.SEND else ()
 

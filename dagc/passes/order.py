@@ -18,7 +18,7 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from dagc.graph import Call, Graph
+from dagc.graph import Call, Collective, Graph
 
 __all__ = ["Replay", "best", "order_calls", "replay"]
 
@@ -33,9 +33,13 @@ class Replay(NamedTuple):
     held: int
 
 
-def order_calls(graph: Graph, order: str) -> tuple[Call, ...]:
-    """The calls of the graph in the order "bind" or "free"; each comes after those that it needs."""
-    return graph.calls if order == "bind" else best(graph).calls
+def order_calls(graph: Graph, order: str) -> tuple[Call | Collective, ...]:
+    """The calls of the graph in the order "bind" or "free"; each comes after those that it needs.
+
+    Of a graph with collectives the order is always that of bind: they are made by several actors at once, which the
+    list schedules do not know.
+    """
+    return graph.steps if order == "bind" or graph.groups else best(graph).calls
 
 
 def best(graph: Graph) -> Replay:

@@ -4,7 +4,8 @@ The rule:
 - Actors make their calls in one order of all calls (passes/order.py). A value is received right before the first call
   that uses it, and sent right after the call that makes it.
 - The driver sends everything, then receives everything.
-- A rendezvous is received at the moment of its sending in that order, whatever else the reader waits for.
+- A rendezvous is received at the moment of its sending in that order, whatever else the reader waits for; and the ranks
+  of a collective stand side by side in it, so that all actors come to theirs in the same order.
 
 Why it cannot deadlock: make the calls one at a time in their order, the driver's sends before the first and its
 receives after the last. Each receive finds its message, because a value is made before it is used; each send finds a
@@ -19,14 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from dagc.graph import DRIVER, Call, Graph
+from dagc.graph import DRIVER, Call, Collective, Graph
 from dagc.passes.edges import TICK
 from dagc.plan import Channel, Op, OpKind, Schedule
 
 __all__ = ["order_ops"]
 
 
-def order_ops(graph: Graph, calls: Sequence[Call], channels: Iterable[Channel]) -> Schedule:
+def order_ops(graph: Graph, calls: Sequence[Call | Collective], channels: Iterable[Channel]) -> Schedule:
     """The ops of the driver and of every actor; see the rule above. `calls`: those of the graph, in the order in which
     they are made."""
     by_name = {channel.name: channel for channel in channels}
@@ -55,7 +56,8 @@ def order_ops(graph: Graph, calls: Sequence[Call], channels: Iterable[Channel]) 
         for use in call.uses:
             if graph.parties[use] != call.actor:
                 receive(call.actor, use)
-        schedule[call.actor].append(Op(OpKind.RUN, call.name))
+        op = Op(OpKind.JOIN, call.group) if isinstance(call, Collective) else Op(OpKind.RUN, call.name)
+        schedule[call.actor].append(op)
         for value in graph.values_of(call):
             if value in by_name:
                 send(value)

@@ -19,8 +19,9 @@ from channels import ChannelSpec, ChannelTimeout, Reader, Writer
 
 __all__ = ["KEPT", "DriverRecorder", "Recorder", "Rows"]
 
-#: Executions that are kept: at a millisecond each, the last four seconds.
+#: Executions that are kept: at a millisecond each, the last four seconds. And times, if an execution has very many.
 KEPT = 4096
+KEPT_TIMES = 2_000_000
 
 Ints = npt.NDArray[np.int64]
 #: executions (rows,), begins, ends and CPU times (rows, ops); nanoseconds.
@@ -32,7 +33,8 @@ class Recorder:
 
     def __init__(self, segments: Sequence[tuple[int, Sequence[int]]]) -> None:
         self._segments = segments
-        self._rows: list[deque[tuple[int, ...]]] = [deque(maxlen=KEPT) for _ in segments]
+        kept = _kept(sum(2 + ops + len(calls) for ops, calls in segments))
+        self._rows: list[deque[tuple[int, ...]]] = [deque(maxlen=kept) for _ in segments]
 
     def record(self, segment: int, row: tuple[int, ...]) -> None:
         """A row: the execution, a time before each op and one after the last, then the CPU time of each call."""
@@ -64,19 +66,19 @@ class DriverRecorder:
     def __init__(self, graph: str, sends: Sequence[str], recvs: Sequence[str]) -> None:
         #: What the recorders of the actors are found by.
         self.graph = graph
-        self._ops = [*sends, *recvs]
-        self._sends = len(sends)
-        self._rows: list[deque[tuple[int, int, int]]] = [deque(maxlen=KEPT) for _ in self._ops]
+        kept = _kept(3 * (len(sends) + len(recvs)))
+        self._sends: dict[str, deque[tuple[int, int, int]]] = {name: deque(maxlen=kept) for name in sends}
+        self._recvs: dict[str, deque[tuple[int, int, int]]] = {name: deque(maxlen=kept) for name in recvs}
 
     def writer(self, name: str, writer: Writer) -> Writer:
-        return _RecordedWriter(writer, self._rows[self._ops.index(name)])
+        return _RecordedWriter(writer, self._sends[name])
 
     def reader(self, name: str, reader: Reader) -> Reader:
-        return _RecordedReader(reader, self._rows[self._ops.index(name, self._sends)])
+        return _RecordedReader(reader, self._recvs[name])
 
     def rows(self) -> Rows:
         """The executions whose every input was sent and whose every result has been received."""
-        tables = [_table(_copy(rows), 3) for rows in self._rows]
+        tables = [_table(_copy(rows), 3) for rows in (*self._sends.values(), *self._recvs.values())]
         common = tables[0][:, 0] if tables else np.zeros(0, np.int64)
         for table in tables[1:]:
             common = np.intersect1d(common, table[:, 0])
@@ -130,6 +132,11 @@ class _RecordedReader(Reader):
 
     def close(self) -> None:
         self._reader.close()
+
+
+def _kept(times: int) -> int:
+    """How many executions are kept, of so many times each."""
+    return max(16, min(KEPT, KEPT_TIMES // times))
 
 
 def _copy(rows: deque[tuple[int, ...]] | deque[tuple[int, int, int]]) -> list[tuple[int, ...]]:

@@ -19,19 +19,24 @@ stress() { # NAME COMPILER-FLAGS...
     shift
     gcc -std=c11 -O1 -g -Wall -Wextra "$@" -I"$csrc" "$root/tests/csrc/stress.c" \
         "$csrc/ring.c" "$csrc/arena.c" "$csrc/process.c" -pthread -o "$name"
+    gcc -std=c11 -O1 -g -Wall -Wextra "$@" -I"$csrc" "$root/tests/csrc/collective_stress.c" \
+        "$csrc/collective.c" "$csrc/collective_rounds.c" "$csrc/collective_moves.c" "$csrc/collective_kernels.c" \
+        "$csrc/process.c" -pthread -o "collective-$name"
 }
 
 # Some kernels place memory where ThreadSanitizer does not expect it; without address space randomisation it fits.
 fixed=""
 if setarch -R true 2>/dev/null; then fixed="setarch -R"; fi
 
-echo "== stress.c under ThreadSanitizer"
+echo "== stress.c and collective_stress.c under ThreadSanitizer"
 stress stress-thread -fsanitize=thread
 TSAN_OPTIONS=halt_on_error=1 $fixed ./stress-thread 64 1500 1
+TSAN_OPTIONS=halt_on_error=1 $fixed ./collective-stress-thread 100 500 1
 
-echo "== stress.c under AddressSanitizer and UndefinedBehaviorSanitizer"
+echo "== stress.c and collective_stress.c under AddressSanitizer and UndefinedBehaviorSanitizer"
 stress stress-address -fsanitize=address,undefined -fno-sanitize-recover=all
 ./stress-address 64 3000 2
+./collective-stress-address 100 1000 2
 
 echo "== the extension under AddressSanitizer and UndefinedBehaviorSanitizer"
 # A second tree of links, first on the import path, whose extension is the sanitized one.
@@ -53,6 +58,7 @@ cd tree
 "$python" -c 'import channels._ring as r; assert r.__file__.startswith("'"$work"'"), r.__file__'
 if [ $# -eq 0 ]; then
     set -- "$root/tests/conformance/test_channels.py" "$root/tests/unit/test_shm_memory.py" \
-        "$root/tests/integration/test_shm_processes.py"
+        "$root/tests/integration/test_shm_processes.py" "$root/tests/conformance/test_communicators.py" \
+        "$root/tests/unit/test_communicators.py" "$root/tests/integration/test_communicators.py"
 fi
 "$python" -m pytest -q -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" -o "pythonpath=$work/tree" "$@"

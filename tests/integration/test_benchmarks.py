@@ -32,3 +32,19 @@ def test_a_quick_run_writes_every_round(tmp_path: Path) -> None:
     (budget,) = found["budgets"]
     assert set(budget) == {"name", "text", "budget", "measured", "ok"}
     assert budget["measured"] == dagc["value"]
+
+
+def test_communicators_are_measured_beside_memcpy(tmp_path: Path) -> None:
+    written = tmp_path / "communicators.json"
+    command = [sys.executable, "-m", "benchmarks.communicators", "--no-gloo", "--rounds", "2", "--seconds", "0.01"]
+    command += ["--sizes", "4", "200000", "--only", "allreduce", "broadcast", "--json", str(written)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "no column gloo: --no-gloo" in done.stdout
+    found = json.loads(written.read_text())
+    assert [(row["op"], row["size"]) for row in found["rows"]] == [
+        (op, size) for op in ("allreduce", "broadcast") for size in (4, 200_000)
+    ]
+    for row in found["rows"]:
+        assert all(len(row["rounds"][name]) == 2 and min(row["rounds"][name]) > 0 for name in ("memcpy", "shm"))
+        assert row["rounds"]["gloo"] == []

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -93,7 +94,7 @@ def die(_: Any) -> None:
 
 @pytest.fixture(scope="module", params=["threads", "embedded"])
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
-    dagc.init(engine=request.param)
+    dagc.init(engine=request.param, num_gpus=1)
     yield request.param
     dagc.shutdown()
 
@@ -216,6 +217,22 @@ class Gate:
         """Returns when the actor is there."""
 
 
+def test_the_graphs_timeout_is_one_for_the_value_and_all_leaves(engine: str) -> None:
+    """Three waits in a row that are each shorter than it, and together longer."""
+    gates = [dagc.remote(Gate).options(max_concurrency=2).remote() for _ in range(2)]
+    with InputNode() as x:
+        for gate in gates:
+            gate.wait.bind(x)
+    with dagc.compile(x, timeout=0.2) as graph:
+        started = time.monotonic()
+        with pytest.raises(dagc.GetTimeoutError, match=r"within 0\.2 s"):
+            graph.execute(1).get()
+        waited = time.monotonic() - started
+        dagc.get([gate.open.remote() for gate in gates])
+        assert graph.execute(2).get(timeout=WATCHDOG) == 2
+    assert waited >= 0.2
+
+
 def test_leaves_are_awaited_too(recorders: list[Any]) -> None:
     a, log, _ = recorders
     with InputNode() as x:
@@ -309,6 +326,15 @@ def test_the_exception_of_a_function_is_its_own(recorders: list[Any], run: Runne
     with pytest.raises(ValueError, match="never 3") as caught:
         run(y, [3])
     assert "fail" in str(caught.value.__cause__)
+
+
+def test_what_a_worker_held_is_free_after_teardown(engine: str) -> None:
+    """Compiled again at once, the next worker gets the GPU of the last."""
+    with InputNode() as x:
+        y = double.options(num_gpus=1).bind(x)
+    for i in range(3):
+        with dagc.compile(y, timeout=WATCHDOG) as graph:
+            assert graph.execute(i).get() == 2 * i
 
 
 def test_a_worker_that_dies_is_named(engine: str) -> None:

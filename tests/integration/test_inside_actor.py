@@ -74,6 +74,13 @@ class Selfish:
         with InputNode() as x:
             self.graph = dagc.compile(other.double.bind(itself.double.bind(x)), name="own", max_inflight=2)
 
+    def compile_two(self, itself: Any, other: Any) -> None:
+        with InputNode() as x:
+            self.graph = dagc.compile(MultiOutputNode([other.double.bind(x), itself.double.bind(x)]))
+
+    def wait_first(self, value: Any) -> Any:
+        return self.graph.execute(value)[0].get()
+
     def wait(self, value: Any) -> Any:
         return self.graph.execute(value).get()
 
@@ -98,7 +105,9 @@ def test_a_method_that_would_wait_for_itself_is_told() -> None:
     selfish, other = dagc.remote(Selfish).remote(), dagc.remote(Stage).remote()
     dagc.get(selfish.compile.remote(selfish, other), timeout=30)
     for method in (selfish.wait, selfish.wait_async):
-        with pytest.raises(dagc.GraphError, match=r"a method of Selfish_0 waits .* has to 'run Selfish_0\.double'"):
+        with pytest.raises(
+            dagc.GraphError, match=r"a method of Selfish_0 waits .* still has to 'run Selfish_0\.double'"
+        ):
             dagc.get(method.remote(1), timeout=30)
     # Both executions were begun, and go on now that the methods have ended.
     with pytest.raises(dagc.GraphError, match="would never end"):
@@ -124,4 +133,11 @@ def test_with_two_methods_at_a_time_it_does_not_wait_for_itself() -> None:
     selfish, other = dagc.remote(Selfish).options(max_concurrency=2).remote(), dagc.remote(Stage).remote()
     dagc.get(selfish.compile.remote(selfish, other), timeout=30)
     assert dagc.get(selfish.wait.remote(1), timeout=30) == 4
+    dagc.get(selfish.close.remote(), timeout=30)
+
+
+def test_a_result_that_the_actor_has_no_part_in_can_be_had() -> None:
+    selfish, other = dagc.remote(Selfish).remote(), dagc.remote(Stage).remote()
+    dagc.get(selfish.compile_two.remote(selfish, other), timeout=30)
+    assert dagc.get(selfish.wait_first.remote(3), timeout=30) == 6
     dagc.get(selfish.close.remote(), timeout=30)

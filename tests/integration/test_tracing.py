@@ -16,6 +16,7 @@ import pytest
 
 import dagc
 from dagc import InputNode, MultiOutputNode
+from runtime import current
 
 WATCHDOG = 30.0
 
@@ -186,3 +187,16 @@ def test_failures_are_timed_like_values(stages: list[Any]) -> None:
             refs[1].get()
         assert refs[2].get() == 6
         assert np.array_equal(graph.trace().parties["Stage_0"].executions, [1, 2, 3])
+
+
+def test_after_a_death_asking_for_the_trace_says_who_died(stages: list[Any]) -> None:
+    if current.engine().transport == "local":
+        pytest.skip("it would end this process")
+    first, second = (dagc.remote(Stage).remote() for _ in range(2))
+    with InputNode() as x:
+        y = second.die.bind(first.forward.bind(x))
+    with dagc.compile(y, trace=True, timeout=WATCHDOG) as graph:
+        with pytest.raises(dagc.ActorDiedError, match="Stage_1"):
+            graph.execute(1).get()
+        with pytest.raises(dagc.ActorDiedError):
+            graph.trace()

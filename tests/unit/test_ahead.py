@@ -20,13 +20,14 @@ class Actor:
         self.done: list[tuple[int, int]] = []
 
     def segment(self, index: int) -> Callable[..., Any]:
-        def run(n: int, *values: int) -> Any:
+        def run(held: Any) -> Any:
+            n, *values = (held,) if index == 0 else held.popleft()
             if not self.messages[index]:
                 if index == 0 and self.closed:
                     raise ChannelClosed("the input ended")
                 raise AssertionError(f"segment {index} waits for ever")
             assert self.messages[index].pop(0) == n, "every channel carries the executions in order"
-            assert values == tuple(range(index)), "what the segments before have left"
+            assert values == [*range(index)], "what the segments before have left"
             self.done.append((index, n))
             return n, *range(index + 1)
 
@@ -52,10 +53,10 @@ def test_while_the_oldest_waits_the_next_ones_begin() -> None:
     segments = [actor.segment(i) for i in range(3)]
     second = segments[1]
 
-    def answered_at_last(n: int, *values: int) -> Any:
-        if n == 3:
+    def answered_at_last(held: Any) -> Any:
+        if held[0][0] == 3:
             late.extend([1, 2, 3])
-        return second(n, *values)
+        return second(held)
 
     segments[1] = answered_at_last
     run_ahead(segments, [actor.ready(i) for i in range(3)], range(1, 4))

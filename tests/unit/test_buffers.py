@@ -106,3 +106,12 @@ def test_an_output_with_fewer_slots_than_executions_ahead_would_deadlock() -> No
 def test_channels_that_hold_nothing_stay_so() -> None:
     channel = Channel("c", "A", ("B",), "nccl", 0, 64)
     assert plan_buffers({"A": (), "B": ()}, [channel], 8) == (channel,)
+
+
+def test_actors_that_all_ask_each_other_are_planned_quickly() -> None:
+    """60 channels of 60 readers each: a search for each reader, instead of one for all, took 20 s."""
+    handles = actors(60)
+    with InputNode() as x:
+        first = [handle.forward.bind(x) for handle in handles]
+        output = MultiOutputNode([handle.update.bind(*first) for handle in handles])
+    assert set(slots_of(plan_of(output)).values()) <= {1, 2, 4, 8}

@@ -76,10 +76,10 @@ def test_a_fused_op_is_checked_once_made_in_one_turn_and_says_who_raised() -> No
         "                    v0 = None\n"
         "                    v0 = call_1_1(v1)\n"
         "            except BaseException as error:\n"
-        "                if made == 0:\n"
-        "                    v1 = v0 = fail_1_0(error, n)\n"
-        "                else:\n"
-        "                    v0 = fail_1_1(error, n)\n"
+        "                failure = (fail_1_0, fail_1_1)[made](error, n)\n"
+        "                if made <= 0: v1 = failure\n"
+        "                if made <= 1: v0 = failure\n"
+        "                failure = None\n"
         "        v1 = None\n"
         "        try:\n"
         "            send_2(v0, n)\n"
@@ -98,3 +98,13 @@ def test_a_fused_chain_holds_two_values_however_long(length: int) -> None:
     for _ in range(length):
         node = a.forward.bind(node)
     assert lower(plan_of(node), build_graph(node)).programs["Stage_0"].slots == 2
+
+
+def test_a_very_long_chain_is_compiled() -> None:
+    """Python's compiler and parser are recursive; the source is not deep."""
+    a, _ = actors(2)
+    node: Any = InputNode()
+    for _ in range(5000):
+        node = a.forward.bind(node)
+    source = emit(lower(plan_of(node), build_graph(node)).programs["Stage_0"]).source
+    compile(source, "loop", "exec")

@@ -15,9 +15,9 @@ class Nobody:
 
     name = "Stage_0.forward"
 
-    def wait(self, execution: int, timeout: float | None) -> None: ...
+    def wait(self, execution: int, timeout: float | None, said: float | None) -> None: ...
 
-    def wait_async(self, execution: int) -> Generator[Any, None, None]:
+    def wait_async(self, execution: int, since: float) -> Generator[Any, None, None]:
         yield from ()
 
 

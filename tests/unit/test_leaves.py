@@ -272,3 +272,21 @@ def test_a_function_with_several_values_is_unpacked() -> None:
 def test_a_generator_is_refused_when_it_is_bound() -> None:
     with pytest.raises(GraphError, match=r"generator.*return a list"):
         several.bind()
+
+
+def test_a_leaf_of_the_block_is_made_though_the_output_was_bound_outside_of_it() -> None:
+    a, log = actor(), actor("Log")
+    with InputNode() as x:
+        log.update.bind(x)
+    assert build_graph(a.forward.bind(x)).output.leaves == ("Log_0.update.done",)
+    assert build_graph(x).output.leaves == ("Log_0.update.done",)
+
+
+def test_the_name_of_a_function_may_be_anything() -> None:
+    def odd(x: Any) -> Any:
+        return x
+
+    for name in ("a+b", "a b", "x\ny"):
+        odd.__name__ = name
+        plan = plan_of(remote(odd).bind(InputNode()))
+        assert type(plan).parse(str(plan)) == plan

@@ -28,7 +28,7 @@ def lowered(output: Any) -> Lowered:
 def test_a_program_is_steps_over_slots() -> None:
     a = actor()
     x = InputNode()
-    programs, _ = lowered(a.forward.bind(a.forward.bind(x), scale=[x, 2]))
+    programs, _, _ = lowered(a.forward.bind(a.forward.bind(x), scale=[x, 2]))
     program = programs["Stage_0"]
     assert program.steps == (
         Recv("input", 0),
@@ -76,7 +76,7 @@ def test_several_values_are_unpacked_and_the_unused_ones_freed_at_once() -> None
 
 
 def test_the_tick_is_taken_and_forgotten() -> None:
-    programs, driver = lowered(actor().update.bind(1))
+    programs, driver, _ = lowered(actor().update.bind(1))
     assert programs["Stage_0"].steps[0] == Recv("tick", 0, last=(0,))
     assert dict(driver.sends) == {"tick": None}
     assert (driver.positional, driver.keywords) == (0, ())
@@ -116,7 +116,7 @@ def test_the_driver_of_parts_takes_positions_and_keywords() -> None:
 def test_readers_have_different_indices() -> None:
     a, b = actors(2)
     x = InputNode()
-    programs, _ = lowered(MultiOutputNode([a.forward.bind(x), b.forward.bind(x)]))
+    programs, _, _ = lowered(MultiOutputNode([a.forward.bind(x), b.forward.bind(x)]))
     assert [dict(program.reads) for program in programs.values()] == [{"input": 0}, {"input": 1}]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from channels import ChannelSpec, ChannelTimeout, create_channel, open_reader, open_writer
-from dagc.timing.recorder import KEPT, DriverRecorder, Recorder
+from dagc.timing.recorder import KEPT, KEPT_TIMES, DriverRecorder, Recorder
 
 
 def test_rows_are_begins_and_ends_of_every_op() -> None:
@@ -44,6 +44,13 @@ def test_only_the_last_executions_are_kept() -> None:
         recorder.record(0, (number, number, number + 1))
     executions = recorder.rows()[0]
     assert (len(executions), executions[0]) == (KEPT, 5)
+
+
+def test_of_very_long_executions_fewer_are_kept() -> None:
+    recorder = Recorder([(10_000, range(10_000))])
+    for number in range(200):
+        recorder.record(0, (number, *range(20_001)))
+    assert len(recorder.rows()[0]) == KEPT_TIMES // 20_002
 
 
 @pytest.fixture

@@ -1,0 +1,172 @@
+"""What communicators accept: numpy arrays and torch CPU tensors, as memory, dtype and shape.
+
+torch is never imported here but for a TensorSpec that asks for it: where no tensor was made there is none to send.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "DTYPES",
+    "LIBRARIES",
+    "Memory",
+    "ReduceOp",
+    "Tensor",
+    "TensorSpec",
+    "empty_like",
+    "op_code",
+    "readable",
+    "writable",
+]
+
+#: A numpy.ndarray or a torch.Tensor. Not a union of the two: torch is optional.
+Tensor = Any
+
+#: The names of the dtypes, as numpy and torch have them. Their places are the codes of the C extension.
+DTYPES = ("float16", "bfloat16", "float32", "float64", "int32", "int64")
+LIBRARIES = ("numpy", "torch")
+
+
+class ReduceOp(Enum):
+    """How elements are reduced; wherever one is expected, its value will do as well."""
+
+    SUM = "sum"
+    PRODUCT = "product"
+    MIN = "min"
+    MAX = "max"
+    AVG = "avg"
+
+
+_OPS: dict[ReduceOp | str, int] = {}
+for _number, _op in enumerate(ReduceOp):
+    _OPS[_op] = _OPS[_op.value] = _number
+
+#: dtype object -> its code; those of torch are added when the first of its tensors comes.
+_CODES: dict[Any, int] = {np.dtype(name): code for code, name in enumerate(DTYPES) if name != "bfloat16"}
+
+#: What the C extension takes: an object with a buffer, or (address, bytes, what keeps them alive).
+Memory = Any
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor without its elements: what a receiver must know beforehand."""
+
+    shape: tuple[int, ...]
+    #: One of DTYPES.
+    dtype: str
+    #: "numpy" or "torch": what the tensor will be.
+    library: str = "numpy"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if self.dtype not in DTYPES:
+            raise ValueError(f"TensorSpec has dtype {self.dtype!r}; expected one of {', '.join(DTYPES)}")
+        if self.library not in LIBRARIES:
+            raise ValueError(f"TensorSpec has library {self.library!r}; expected one of {', '.join(LIBRARIES)}")
+        if self.library == "numpy" and self.dtype == "bfloat16":
+            raise ValueError('TensorSpec: numpy has no bfloat16; expected library="torch"')
+        if any(size < 0 for size in self.shape):
+            raise ValueError(f"TensorSpec has shape {self.shape}; expected no negative dimension")
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> TensorSpec:
+        """The spec of a tensor. Raises TypeError for what communicators do not accept."""
+        _, code, shape = readable(tensor)
+        return cls(shape, DTYPES[code], "numpy" if isinstance(tensor, np.ndarray) else "torch")
+
+    def empty(self) -> Tensor:
+        """A new tensor of this spec, not initialised. Imports torch if it is to be one of torch's."""
+        if self.library == "numpy":
+            return np.empty(self.shape, self.dtype)
+        torch = importlib.import_module("torch")
+        return torch.empty(self.shape, dtype=getattr(torch, self.dtype))
+
+
+def op_code(op: ReduceOp | str) -> int:
+    """The number of the op in the C extension. Raises ValueError if there is no such op."""
+    try:
+        return _OPS[op]
+    except (KeyError, TypeError):
+        raise ValueError(f"op={op!r}; expected a ReduceOp or one of {', '.join(o.value for o in ReduceOp)}") from None
+
+
+def readable(tensor: Tensor) -> tuple[Memory, int, tuple[int, ...]]:
+    """(memory, dtype code, shape) of a tensor that is read; a contiguous copy of it if need be.
+
+    The memory keeps alive what it stands for. Raises TypeError.
+    """
+    if isinstance(tensor, np.ndarray):
+        code = _code(tensor)
+        flags = tensor.flags
+        if not (flags.c_contiguous and flags.aligned):
+            tensor = np.require(tensor, requirements=["C", "A"])
+        return tensor, code, tensor.shape
+    code = _torch_code(tensor)
+    plain = tensor.resolve_neg().contiguous()
+    return (plain.data_ptr(), plain.nbytes, plain), code, tensor.shape
+
+
+def writable(tensor: Tensor, what: str) -> tuple[Memory, int, tuple[int, ...]]:
+    """(memory, dtype code, shape) of a tensor that is written; `what` names it in errors.
+
+    Raises TypeError, or ValueError if it is not contiguous and writable.
+    """
+    if isinstance(tensor, np.ndarray):
+        code = _code(tensor)
+        if not tensor.flags.carray:
+            raise ValueError(
+                f"{what} has strides {tensor.strides} for shape {tensor.shape}, aligned={tensor.flags.aligned}, "
+                f"writeable={tensor.flags.writeable}; expected a writable, C-contiguous array: pass numpy.empty(shape, "
+                "dtype) and copy from it"
+            )
+        return tensor, code, tensor.shape
+    code = _torch_code(tensor)
+    if not tensor.is_contiguous() or tensor.is_neg():
+        raise ValueError(
+            f"{what} has strides {tensor.stride()} for shape {tuple(tensor.shape)}; expected a contiguous tensor: pass "
+            f"{what}.contiguous() and copy from it"
+        )
+    return (tensor.data_ptr(), tensor.nbytes, tensor), code, tensor.shape
+
+
+def empty_like(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A new tensor of the same library and dtype."""
+    if isinstance(tensor, np.ndarray):
+        return np.empty(shape, tensor.dtype)
+    return sys.modules["torch"].empty(shape, dtype=tensor.dtype)
+
+
+def _code(array: np.ndarray[Any, Any]) -> int:
+    code = _CODES.get(array.dtype)
+    if code is None:
+        raise TypeError(f"an array of dtype {array.dtype!r}; expected one of {_numpy_names()} in native byte order")
+    return code
+
+
+def _torch_code(tensor: Tensor) -> int:
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"expected a numpy array or a torch CPU tensor, found {type(tensor).__name__}")
+    if tensor.dtype not in _CODES:
+        _CODES.update({getattr(torch, name): code for code, name in enumerate(DTYPES)})
+    code = _CODES.get(tensor.dtype)
+    if code is None:
+        raise TypeError(f"a tensor of dtype {tensor.dtype}; expected one of {', '.join(DTYPES)}")
+    if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+        raise TypeError(
+            f"a tensor with layout {tensor.layout} on {tensor.device}; expected a dense one on the CPU: pass "
+            "tensor.to_dense().cpu(), or use a transport for its device"
+        )
+    return code
+
+
+def _numpy_names() -> str:
+    return ", ".join(name for name in DTYPES if name != "bfloat16")
