@@ -22,8 +22,10 @@ from channels.errors import (
     ChannelClosed,
     ChannelError,
     ChannelTimeout,
+    CommunicatorError,
     DagcError,
     MessageTooLargeError,
+    MismatchError,
     SerializationError,
 )
 from channels.shm import empty
@@ -38,9 +40,11 @@ __all__ = [
     "ChannelSpec",
     "ChannelStatistics",
     "ChannelTimeout",
+    "CommunicatorError",
     "DagcError",
     "Failure",
     "MessageTooLargeError",
+    "MismatchError",
     "Reader",
     "RemoteTraceback",
     "SerializationError",

@@ -114,10 +114,10 @@ def trim() -> None:
 def _yield_us(spec: ChannelSpec) -> float:
     if spec.yield_us is not None:
         return spec.yield_us
-    return YIELD_US_UNDER_QUOTA if _cpu_quota() else YIELD_US
+    return YIELD_US_UNDER_QUOTA if cpu_quota() else YIELD_US
 
 
-def _cpu_quota() -> bool:
+def cpu_quota() -> bool:
     """True if this process's control group may not use all processors all the time."""
     quota = _first_line("/sys/fs/cgroup/cpu.max") or _first_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
     if not quota or quota[0] in ("max", "-1"):

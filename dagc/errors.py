@@ -14,7 +14,7 @@
     ├── ChannelError
     │   ├── ChannelClosed                     an end was closed in an orderly way
     │   ├── ChannelBroken                     the world did it: a peer died, memory is not a channel
-    │   ├── ChannelTimeout                    (also a TimeoutError) nothing was lost; the same call may be repeated
+    │   ├── ChannelTimeout                    (also a TimeoutError) a channel lost nothing; a communicator is broken
     │   └── MessageTooLargeError              (also a ValueError) the value exceeds max_message_bytes; nothing was sent
     ├── CommunicatorError
     │   └── MismatchError (also a ValueError) the ranks of a collective had different things; the graph goes on

@@ -75,7 +75,7 @@ class ShmTransport(Transport):
             raise ValueError(f"communicator {name}: world_size={world_size}, but the group was made for {size} ranks")
         if not 0 <= rank < world_size:
             raise ValueError(f"communicator {name}: rank={rank}; expected 0 to {world_size - 1}")
-        yield_us = shm.YIELD_US_UNDER_QUOTA if shm._cpu_quota() else shm.YIELD_US
+        yield_us = shm.YIELD_US_UNDER_QUOTA if shm.cpu_quota() else shm.YIELD_US
         member = _ring.Member(name, address, world_size, rank, yield_us)
         try:
             member.run(_JOIN, 0, 0, 0, (), None, None, timeout)
