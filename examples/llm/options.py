@@ -1,4 +1,4 @@
-"""Command line of `examples.pipeline_llm`."""
+"""Command line of `examples.pipeline_llm`, and what it shares with that of `examples.tensor_parallel_llm`."""
 
 import argparse
 import sys
@@ -37,28 +37,14 @@ def parse(argv: Sequence[str] | None, description: str | None) -> Options:
         prog=PROGRAM, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--prompt", action="append", metavar="TEXT", help="a prompt; may be repeated (default: four short ones)")
-    add("--prompts", type=Path, metavar="FILE", help="more prompts, one a line")
+    add_shared(parser)
     add("--stages", type=positive, default=2, metavar="N", help="actors to cut the model into (default: 2)")
-    add("--max-new-tokens", type=positive, default=32, metavar="N", help="tokens for each prompt (default: 32)")
     add("--threads-per-stage", type=positive, default=1, metavar="N", help="torch threads of each actor (default: 1)")
     add("--max-inflight", type=positive, metavar="N", help="groups of prompts in flight (default: one for each stage)")
-    add("--rounds", type=positive, default=3, metavar="N", help="how often each way is timed (default: 3)")
-    add("--offline-tiny", action="store_true", help="a tiny random model: needs no weights, its text means nothing")
-    add("--cache", type=Path, default=default_cache(), metavar="DIR", help="converted models (default: %(default)s)")
     add("--plan", type=Path, metavar="FILE", help="where to write the compiled plan (default: in the cache)")
     add("--report", type=Path, metavar="FILE", help="where to write the page about the run (default: in the cache)")
     given = parser.parse_args(argv)
-
-    prompts: list[str] = given.prompt or []
-    if given.prompts:
-        try:
-            prompts = prompts + [line for line in given.prompts.read_text().splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            parser.error(f"--prompts {given.prompts}: {error}")
-        if not prompts:
-            parser.error(f"--prompts {given.prompts}: the file has no prompt in it")
-    prompts = prompts or PROMPTS
+    prompts = prompts_of(given, parser)
     return Options(
         prompts=prompts,
         stages=given.stages,
@@ -73,6 +59,30 @@ def parse(argv: Sequence[str] | None, description: str | None) -> Options:
     )
 
 
+def add_shared(parser: argparse.ArgumentParser) -> None:
+    """Prompts, what is generated for them, how often, and with which model."""
+    add = parser.add_argument
+    add("--prompt", action="append", metavar="TEXT", help="a prompt; may be repeated (default: four short ones)")
+    add("--prompts", type=Path, metavar="FILE", help="more prompts, one a line")
+    add("--max-new-tokens", type=positive, default=32, metavar="N", help="tokens for each prompt (default: 32)")
+    add("--rounds", type=positive, default=3, metavar="N", help="how often each way is timed (default: 3)")
+    add("--offline-tiny", action="store_true", help="a tiny random model: needs no weights, its text means nothing")
+    add("--cache", type=Path, default=default_cache(), metavar="DIR", help="converted models (default: %(default)s)")
+
+
+def prompts_of(given: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
+    """Those of --prompt and --prompts, or the default ones. Ends the program if the file cannot be read."""
+    prompts: list[str] = given.prompt or []
+    if given.prompts:
+        try:
+            prompts = prompts + [line for line in given.prompts.read_text().splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            parser.error(f"--prompts {given.prompts}: {error}")
+        if not prompts:
+            parser.error(f"--prompts {given.prompts}: the file has no prompt in it")
+    return prompts or PROMPTS
+
+
 def positive(text: str) -> int:
     try:
         value = int(text)
@@ -83,7 +93,7 @@ def positive(text: str) -> int:
     return value
 
 
-def exit_with_usage_error(message: object) -> NoReturn:
+def exit_with_usage_error(message: object, program: str = PROGRAM) -> NoReturn:
     """Ends the program as argparse does, for what only shows once the checkpoint is open."""
-    print(f"{PROGRAM}: error: {message}", file=sys.stderr)
+    print(f"{program}: error: {message}", file=sys.stderr)
     sys.exit(2)

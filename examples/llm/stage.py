@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from examples.llm.checkpoint import Checkpoint
-from examples.llm.model import Batch, RotaryTable, Weights, load_pieces
+from examples.llm.model import Batch, LMHead, RotaryTable, Weights, load_pieces
 
 
 class Stage:
@@ -38,6 +38,20 @@ class Stage:
             x = piece(x, step)
         self._busy_s += time.perf_counter() - started
         return x
+
+    @torch.inference_mode()
+    def logits(self, x: Tensor, batch: Batch) -> Tensor:
+        """As `forward` of the last stage, but what its next ids are chosen by: [S, vocab_size] float32.
+
+        Raises TypeError on a stage that has no lm_head.
+        """
+        *body, head = self.pieces
+        if not isinstance(head, LMHead):
+            raise TypeError(f"the last piece of this stage is a {type(head).__name__}; expected the lm_head")
+        step = self.rotary.step(batch)
+        for piece in body:
+            x = piece(x, step)
+        return head.logits(x, step)
 
     def take_busy_s(self) -> float:
         """Seconds spent in `forward` since the last call of this method."""
