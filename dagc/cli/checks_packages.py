@@ -139,7 +139,11 @@ def cupy(found: Callable[[str], Import] = try_import, gpu: Callable[[], bool] = 
     """Tensors between GPUs go through CuPy's binding of NCCL."""
     tried = found("cupy")
     if not tried.installed or tried.error:
-        return _missing("cupy", tried, "for channels between GPUs: pip install 'dagc[cuda12]', or cuda13")
+        return _missing(
+            "cupy",
+            tried,
+            "for tensors between GPUs, which this version does not move yet: pip install 'dagc[cuda12]', or cuda13",
+        )
     text = f"{tried.facts['version']}, {tried.facts['devices']} GPUs"
     if gpu() and tried.facts["error"]:
         return problem(
@@ -164,7 +168,7 @@ def ray(found: Callable[[str], Import] = try_import) -> Finding:
     """Where one machine is not enough."""
     tried = found("ray")
     if not tried.installed or tried.error:
-        return _missing("ray", tried, "for engine='ray': pip install 'dagc[ray]'")
+        return _missing("ray", tried, "this version only compares itself with it: pip install 'dagc[ray]'")
     return ok("ray", str(tried.facts["version"]))
 
 
