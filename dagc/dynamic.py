@@ -76,17 +76,17 @@ def _join(graph: Graph, name: str, values: dict[str, Any]) -> dict[str, Any]:
     def take_part(rank: int) -> Any:
         communicator = used.join(handle.id, rank, len(parts))
         try:
-            # All ranks get what the slowest of them raises, for it declines.
-            made = joiner(Join(name, "", group.kind, group.op, group.root, 0, 0), communicator, _raised)(given[rank], 0)
+            step = Join(name, "", group.kind, group.op, group.root, 0, 0)
+            return joiner(step, communicator, _raised)(given[rank], 0)
         finally:
             communicator.destroy()
-        return made
 
     try:
         with ThreadPoolExecutor(len(parts)) as threads:
             made = list(threads.map(take_part, range(len(parts))))
     finally:
         handle.destroy()
+    # The cause before what the other ranks say of it.
     for value in sorted(made, key=lambda value: type(value) is Failure and isinstance(value.error, MismatchError)):
         if type(value) is Failure:
             raise value.unwrap()
