@@ -520,26 +520,25 @@ def test_ctrl_c_interrupts_get() -> None:
 def test_fork_does_not_share_the_engine(shared: Any) -> None:
     runtime.get(shared.pid.remote())
     script = (
-        "import os, runtime\n"
+        "import os, sys, runtime\n"
         "from tests.integration.test_embedded import Remote\n"
         "a = Remote.remote(); runtime.get(a.pid.remote())\n"
         "if os.fork() == 0:\n"
         "    try:\n"
         "        a.pid.remote()\n"
         "    except runtime.errors.EngineError as error:\n"
-        "        print(error, flush=True)\n"
+        "        print(error, file=sys.stderr, flush=True)\n"
         "    runtime.shutdown()\n"
         "    os._exit(0)\n"
         "_, status = os.wait()\n"
         "print(runtime.get(a.echo.remote('alive')), os.WIFSIGNALED(status))\n"
     )
     done = _python("-W", "ignore", "-c", script)
-    # gRPC's threads do not always survive a fork: then the child dies by a signal before it runs a line of ours. What
-    # matters is that the parent's actor is untouched, and that a child which lives is told.
-    *told, last = done.stdout.splitlines()
-    assert last in ("alive True", "alive False")
-    if last == "alive False":
-        assert "was forked" in told[0]
+    # gRPC's threads do not always survive a fork: then the child dies by a signal at any point, even in the middle of its
+    # line. What matters is that the parent's actor is untouched, and that a child which lives is told.
+    assert done.stdout in ("alive True\n", "alive False\n")
+    if done.stdout == "alive False\n":
+        assert "was forked" in done.stderr
     assert done.returncode == 0
 
 
