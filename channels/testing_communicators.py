@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from channels import testing_groups as groups
+from channels import testing_mismatches as mismatches
 from channels import testing_moves as moves
 from channels import testing_reductions as reductions
 from channels.communicators.base import Transport
@@ -54,14 +55,18 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     moves.results_are_of_the_library_of_the_argument,
     moves.a_broadcast_comes_from_every_root,
     moves.tensors_are_sent_in_order_between_every_pair,
+    moves.several_tensors_move_as_one,
+    moves.a_work_may_be_dropped,
     moves.a_group_of_one_works,
     moves.any_sequence_of_operations_is_right,
-    groups.every_mismatch_is_told_to_every_rank_and_changes_nothing,
-    groups.a_rank_that_declines_is_told_to_all,
-    groups.what_no_rank_can_do_is_refused_before_anybody_hears_of_it,
-    groups.a_first_dimension_that_cannot_be_divided_is_refused_on_every_rank,
+    mismatches.every_mismatch_is_told_to_every_rank_and_changes_nothing,
+    mismatches.a_mismatch_among_several_tensors_is_told_to_both,
+    mismatches.a_rank_that_declines_is_told_to_all,
+    mismatches.what_no_rank_can_do_is_refused_before_anybody_hears_of_it,
+    mismatches.a_first_dimension_that_cannot_be_divided_is_refused_on_every_rank,
     groups.abort_of_a_member_reaches_every_rank_with_its_reason,
     groups.abort_of_the_creator_reaches_every_rank_also_when_members_have_died,
+    groups.check_tells_what_has_gone_wrong_with_what_runs_on_its_own,
     groups.abort_from_another_thread_ends_the_wait,
     groups.a_rank_that_does_not_come_breaks_the_group,
     groups.a_rank_that_does_not_join_breaks_the_group,

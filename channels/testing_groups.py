@@ -1,9 +1,8 @@
-"""The checks of groups: mismatches, timeouts, abort, destroy. `channels.testing_communicators` runs them."""
+"""The checks of groups: abort, timeouts, destroy. `channels.testing_communicators` runs them."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from channels.base import Failure
 from channels.communicators.base import Communicator, Transport
 from channels.communicators.tensors import ReduceOp, TensorSpec
-from channels.errors import ChannelBroken, ChannelClosed, ChannelTimeout, MismatchError
+from channels.errors import ChannelBroken, ChannelClosed, ChannelTimeout
 from channels.testing_group_subject import Members, Subject, caught
 from channels.testing_ranks import WATCHDOG, ProcessParty
 
@@ -19,26 +18,6 @@ from channels.testing_ranks import WATCHDOG, ProcessParty
 _SHORT = 0.05
 
 Operation = tuple[str, tuple[Any, ...]]
-
-# What two ranks ask for at once, and what must stand in the error. "floats": a tensor of that many float32.
-_MISMATCHES: tuple[tuple[Operation, Operation, str, str], ...] = (
-    (("allreduce", (4,)), ("allreduce", (5,)), "allreduce sum of float32 (4,)", "allreduce sum of float32 (5,)"),
-    (("allreduce", (50_000,)), ("allreduce", (4,)), "float32 (50000,)", "float32 (4,)"),
-    (("allreduce", (2, 3)), ("allreduce", (3, 2)), "(2, 3)", "(3, 2)"),
-    (("allreduce", (6,)), ("allreduce", (6, 1)), "(6,)", "(6, 1)"),
-    (("allreduce", (4,)), ("allreduce_int32", (4,)), "float32 (4,)", "int32 (4,)"),
-    (("allreduce", (4,)), ("allreduce_max", (4,)), "allreduce sum", "allreduce max"),
-    (("allreduce", (4,)), ("allgather", (4,)), "allreduce", "allgather"),
-    (("reducescatter", (4,)), ("reducescatter", (5,)), "reducescatter sum of float32 (4,)", "(5,)"),
-    (("broadcast_0", (4,)), ("broadcast_1", (4,)), "from rank 0", "from rank 1"),
-    (("broadcast_0", (4,)), ("broadcast_0", (40_000,)), "float32 (4,)", "float32 (40000,)"),
-    (("send", (4,)), ("recv", (5,)), "send of float32 (4,) to rank 1", "recv of float32 (5,) from rank 0"),
-    (("send", (100_000,)), ("recv", (5,)), "send of float32 (100000,)", "recv of float32 (5,)"),
-    (("send", (4,)), ("send", (4,)), "to rank 1", "to rank 0"),
-    (("recv", (4,)), ("recv", (4,)), "from rank 1", "from rank 0"),
-    (("allreduce", (4,)), ("send", (4,)), "allreduce sum", "send of float32 (4,) to rank 0"),
-    (("recv", (50_000,)), ("allgather", (4,)), "recv of float32 (50000,) from rank 1", "allgather of float32 (4,)"),
-)
 
 
 def perform(communicator: Communicator, operation: Operation, timeout: float | None = WATCHDOG) -> Any:
@@ -56,75 +35,7 @@ def perform(communicator: Communicator, operation: Operation, timeout: float | N
     return getattr(communicator, kind)(tensor, 1 - communicator.rank, timeout)
 
 
-# ---- mismatches ----
-
-
-def every_mismatch_is_told_to_every_rank_and_changes_nothing(subject: Subject) -> None:
-    with subject.group(2) as members:
-        if not all(members.all(_checks_requests)):
-            return
-        for one, other, of_one, of_other in _MISMATCHES:
-            for first, second, texts in ((one, other, (of_one, of_other)), (other, one, ())):
-                members.start(0, _mismatched, first)
-                members.start(1, _mismatched, second)
-                told, told_too = members.outcome(0), members.outcome(1)
-                assert told == told_too, f"{told!r} and {told_too!r}: expected the same on both ranks"
-                assert all(text in told for text in texts), f"expected {texts} in {told!r}"
-                assert members.all(_sum_of_ranks) == [1.0, 1.0], f"after {one} against {other}"
-    if len(subject.parties) > 2:
-        _among_many(subject)
-
-
-def _among_many(subject: Subject) -> None:
-    n = len(subject.parties)
-    with subject.group(n) as members:
-        for odd_one in (0, n - 1):
-            for rank in range(n):
-                members.start(rank, _mismatched, ("allreduce", (5 if rank == odd_one else 4,)))
-            told = {members.outcome(rank) for rank in range(n)}
-            assert len(told) == 1, f"{told}: expected the same on all ranks"
-            assert "(5,)" in told.pop()
-            assert members.all(_sum_of_ranks) == [n * (n - 1) / 2] * n
-        # Two of them are busy with each other, and not with what the others do.
-        for rank in range(n):
-            members.start(rank, _mismatched, ("allreduce", (4,)) if rank != 1 else ("recv", (4,)))
-        assert all("recv of float32 (4,) from rank 0" in members.outcome(rank) for rank in range(n))
-        assert members.all(_sum_of_ranks) == [n * (n - 1) / 2] * n
-
-
-def a_rank_that_declines_is_told_to_all(subject: Subject) -> None:
-    n = subject.world_sizes[1]
-    with subject.group(n) as members:
-        checks = all(members.all(_checks_requests))
-        for operation in (("allreduce", (4,)), ("allgather", (100_000,)), ("broadcast_0", (4,))):
-            for rank in range(n - 1):
-                members.start(rank, _mismatched if checks else _broken, operation)
-            members.start(n - 1, _declined if checks else _decline)
-            told = [members.outcome(rank) for rank in range(n)]
-            assert all("declined" in text for text in told[: n if checks else n - 1]), told
-            if not checks:
-                return
-            assert members.all(_decline) == [None] * n
-            assert members.all(_sum_of_ranks) == [n * (n - 1) / 2] * n
-
-
-def _declined(communicator: Communicator) -> str:
-    return caught(MismatchError, communicator.decline, WATCHDOG)
-
-
-def _decline(communicator: Communicator) -> None:
-    communicator.decline(WATCHDOG)
-
-
-def _mismatched(communicator: Communicator, operation: Operation) -> str:
-    return caught(MismatchError, perform, communicator, operation)
-
-
-def _checks_requests(communicator: Communicator) -> bool:
-    return communicator.checks_requests
-
-
-def _sum_of_ranks(communicator: Communicator) -> float:
+def sum_of_ranks(communicator: Communicator) -> float:
     """All is well: something small, something large and something between two."""
     rank, n = communicator.rank, communicator.world_size
     large = communicator.allreduce(np.full(100_000, rank, np.float32), timeout=WATCHDOG)
@@ -136,46 +47,8 @@ def _sum_of_ranks(communicator: Communicator) -> float:
     return float(communicator.allreduce(np.array([rank], np.float64), timeout=WATCHDOG)[0])
 
 
-def what_no_rank_can_do_is_refused_before_anybody_hears_of_it(subject: Subject) -> None:
-    with subject.group(2) as members:
-        members.start(0, _refused)
-        assert members.outcome(0) is None
-        assert members.all(_sum_of_ranks) == [1.0, 1.0]
-
-
-def _refused(communicator: Communicator) -> None:
-    floats = np.ones(4, np.float32)
-    wrong: tuple[tuple[type[Exception], Callable[[], Any]], ...] = (
-        (TypeError, lambda: communicator.allreduce([1.0, 2.0])),
-        (TypeError, lambda: communicator.allreduce(np.ones(4, np.complex64))),
-        (TypeError, lambda: communicator.allreduce(np.ones(4, np.dtype(np.float32).newbyteorder()))),
-        (TypeError, lambda: communicator.broadcast(TensorSpec((4,), "float32"), 0)),
-        (TypeError, lambda: communicator.send(None, 1)),
-        (ValueError, lambda: communicator.allreduce(floats, "mean")),
-        (ValueError, lambda: communicator.allreduce(floats, out=np.ones(5, np.float32))),
-        (ValueError, lambda: communicator.allreduce(floats, out=np.ones(4, np.float64))),
-        (ValueError, lambda: communicator.allgather(floats, out=np.ones(4, np.float32))),
-        (ValueError, lambda: communicator.reducescatter(floats, out=np.ones(4, np.float32))),
-        (ValueError, lambda: communicator.broadcast(floats, 2)),
-        (ValueError, lambda: communicator.broadcast(floats, -1)),
-        (ValueError, lambda: communicator.send(floats, 0)),
-        (ValueError, lambda: communicator.recv(floats, 2)),
-        (ValueError, lambda: communicator.allreduce(floats, timeout=-1)),
-    )
-    for kind, call in wrong:
-        caught(kind, call)
-
-
-def a_first_dimension_that_cannot_be_divided_is_refused_on_every_rank(subject: Subject) -> None:
-    with subject.group(2) as members:
-        for shape in ((3,), (), (100_001, 2)):
-            texts = members.all(_indivisible, shape)
-            assert all("2" in text for text in texts), texts
-        assert members.all(_sum_of_ranks) == [1.0, 1.0]
-
-
-def _indivisible(communicator: Communicator, shape: tuple[int, ...]) -> str:
-    return caught(ValueError, perform, communicator, ("reducescatter", shape))
+def broken(communicator: Communicator, operation: Operation) -> str:
+    return caught(ChannelBroken, perform, communicator, operation)
 
 
 # ---- abort ----
@@ -186,21 +59,17 @@ def abort_of_a_member_reaches_every_rank_with_its_reason(subject: Subject) -> No
         for operation in (("allreduce", (4,)), ("allreduce", (100_000,)), ("broadcast_0", (4,))):
             with subject.group(n) as members:
                 for rank in range(n - 1):
-                    members.start(rank, _broken, operation)
+                    members.start(rank, broken, operation)
                 members.start(n - 1, _abort, "the optimizer diverged")
                 members.outcome(n - 1)
                 for rank in range(n - 1):
                     assert "the optimizer diverged" in members.outcome(rank)
                 _stays_broken(members, "the optimizer diverged")
     with subject.group(2) as members:  # who waits for a partner
-        members.start(0, _broken, ("recv", (4,)))
+        members.start(0, broken, ("recv", (4,)))
         members.start(1, _abort, "no partner")
         members.outcome(1)
         assert "no partner" in members.outcome(0)
-
-
-def _broken(communicator: Communicator, operation: Operation) -> str:
-    return caught(ChannelBroken, perform, communicator, operation)
 
 
 def _abort(communicator: Communicator, reason: str) -> None:
@@ -210,7 +79,7 @@ def _abort(communicator: Communicator, reason: str) -> None:
 def _stays_broken(members: Members, reason: str) -> None:
     for operation in (("allreduce", (4,)), ("allgather", (0,)), ("send", (4,)), ("recv", (100_000,))):
         for rank in range(2):
-            members.start(rank, _broken, operation)
+            members.start(rank, broken, operation)
             assert reason in members.outcome(rank)
 
 
@@ -218,29 +87,53 @@ def abort_of_the_creator_reaches_every_rank_also_when_members_have_died(subject:
     n = len(subject.parties)
     with subject.group(n) as members:
         for rank in range(1, n):
-            members.start(rank, _broken, ("allreduce", (4,)))
+            members.start(rank, broken, ("allreduce", (4,)))
         members.handle.abort("the driver is leaving")
         for rank in range(1, n):
             assert "the driver is leaving" in members.outcome(rank)
         _stays_broken(members, "the driver is leaving")
-    for operation in (("allreduce", (4,)), ("recv", (4,))):
-        victim = ProcessParty()
-        try:
-            with subject.group(2, [subject.parties[0], victim]) as members:
-                members.start(0, _broken, operation)
-                victim.kill()
-                members.handle.abort("the driver saw it die")
-                told = members.outcome(0)
+    victim = ProcessParty()
+    waiting = {0: ("recv", (4,)), 2: ("allreduce", (4,))} if n > 2 else {0: ("recv", (4,))}
+    parties = [subject.parties[0], victim, *subject.parties[2:3]]
+    try:
+        with subject.group(len(parties), parties) as members:
+            for rank, operation in waiting.items():
+                members.start(rank, broken, operation)
+            victim.kill()
+            members.handle.abort("the driver saw it die")
+            for rank in waiting:
+                told = members.outcome(rank)
                 assert "the driver saw it die" in told or "rank 1" in told, told
-        finally:
-            victim.close()
+    finally:
+        victim.close()
+
+
+def check_tells_what_has_gone_wrong_with_what_runs_on_its_own(subject: Subject) -> None:
+    with subject.group(2) as members:
+        members.all(_check)
+        members.handle.abort("seen by a check")
+        for rank in range(2):
+            members.start(rank, _check_broken)
+            members.outcome(rank)
+
+
+def _check(communicator: Communicator) -> None:
+    communicator.check()
+
+
+def _check_broken(communicator: Communicator) -> None:
+    if communicator.asynchronous:
+        assert "seen by a check" in caught(ChannelBroken, communicator.check)
+    else:
+        communicator.check()
+        assert "seen by a check" in broken(communicator, ("allreduce", (4,)))
 
 
 def abort_from_another_thread_ends_the_wait(subject: Subject) -> None:
     with subject.group(2) as members:
         members.start(0, _abort_beside)
         assert "changed my mind" in members.outcome(0)
-        members.start(1, _broken, ("allreduce", (4,)))
+        members.start(1, broken, ("allreduce", (4,)))
         assert "changed my mind" in members.outcome(1)
 
 
@@ -273,7 +166,7 @@ def a_rank_that_does_not_come_breaks_the_group(subject: Subject) -> None:
         with subject.group(n) as members:
             members.start(1, _timed_out, ("allreduce", (4,)), _SHORT)
             for rank in range(2, n):
-                members.start(rank, _broken, ("allreduce", (4,)))
+                members.start(rank, broken, ("allreduce", (4,)))
             assert "rank 0" in members.outcome(1)
             for rank in range(2, n):
                 told = members.outcome(rank)
@@ -366,10 +259,10 @@ def destroying_and_aborting_twice_is_allowed(subject: Subject) -> None:
 
 def an_end_of_the_creators_handle_breaks_the_group(subject: Subject) -> None:
     with subject.group(2) as members:
-        members.start(0, _broken, ("allreduce", (4,)))
+        members.start(0, broken, ("allreduce", (4,)))
         members.handle.destroy()
         assert "destroyed" in members.outcome(0)
-        members.start(1, _broken, ("allreduce", (4,)))
+        members.start(1, broken, ("allreduce", (4,)))
         assert "destroyed" in members.outcome(1)
 
 
@@ -383,7 +276,7 @@ def wrong_ids_ranks_and_sizes_are_refused(subject: Subject) -> None:
         caught(ValueError, transport.join, b"", 0, 2, WATCHDOG)
         caught(ValueError, transport.join, b"garbage" * 20, 0, 2, WATCHDOG)
         assert "joined" in caught(ChannelBroken, transport.join, members.handle.id, 0, 2, WATCHDOG)
-        assert members.all(_sum_of_ranks) == [1.0, 1.0]
+        assert members.all(sum_of_ranks) == [1.0, 1.0]
         gone = members.handle.id
     caught(ChannelBroken, transport.join, gone, 0, 2, WATCHDOG)
 
@@ -391,8 +284,8 @@ def wrong_ids_ranks_and_sizes_are_refused(subject: Subject) -> None:
 def groups_do_not_disturb_each_other(subject: Subject) -> None:
     with subject.group(2) as one, subject.group(2) as other:
         for _ in range(3):
-            assert one.all(_sum_of_ranks) == [1.0, 1.0]
-            assert other.all(_sum_of_ranks) == [1.0, 1.0]
+            assert one.all(sum_of_ranks) == [1.0, 1.0]
+            assert other.all(sum_of_ranks) == [1.0, 1.0]
         one.handle.abort("this one alone")
-        assert other.all(_sum_of_ranks) == [1.0, 1.0]
+        assert other.all(sum_of_ranks) == [1.0, 1.0]
         _stays_broken(one, "this one alone")

@@ -149,6 +149,65 @@ def _sends(communicator: Communicator) -> None:
         assert into.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
+def several_tensors_move_as_one(subject: Subject) -> None:
+    for world_size in subject.world_sizes[:2]:
+        subject.run(world_size, _moved_as_one)
+
+
+def _moved_as_one(communicator: Communicator) -> None:
+    """From every rank to all others: two sets, both on their way before one is waited for; some into given tensors."""
+    n, rank = communicator.world_size, communicator.rank
+    for source in ranks_of(communicator):
+        sets = [_several(source, seed) for seed in range(2)]
+        if rank == source:
+            others = [peer for peer in range(n) if peer != rank]
+            works = [communicator.isend(arrays, others) for arrays in sets]
+            for work, arrays in zip(works, sets, strict=True):
+                assert all(found is given for found, given in zip(work.wait(), arrays, strict=True))
+                work.synchronize()
+            continue
+        into: list[Array] = [np.empty(array.shape, array.dtype) for array in sets[0]]
+        works = [
+            communicator.irecv(into, source),
+            communicator.irecv([TensorSpec.of(array) for array in sets[1]], source),
+        ]
+        first, second = [work.wait() for work in works]
+        assert all(found is given for found, given in zip(first, into, strict=True))
+        for found, expected in zip([*first, *second], [*sets[0], *sets[1]], strict=True):
+            assert found.dtype == expected.dtype
+            assert np.array_equal(found, expected), f"from rank {source} of {n}"
+    assert communicator.isend([], [(rank + 1) % n]).wait() == []
+    assert communicator.irecv([], (rank + 1) % n).wait() == []
+    caught(ValueError, lambda: communicator.isend([np.zeros(1)], [rank]).wait())
+    caught(ValueError, lambda: communicator.irecv([TensorSpec((1,), "float64")], rank).wait())
+    communicator.synchronize()
+    communicator.check()
+    assert communicator.allreduce(np.ones(3)).tolist() == [n] * 3
+
+
+def _several(rank: int, seed: int) -> list[Array]:
+    """Of several dtypes and sizes; one has no elements, and the last one is not contiguous."""
+    kinds = (("float32", 3), ("int64", 0), ("float16", 1000), ("float64", 60_000))
+    return [*(made(dtype, size, rank, seed) for dtype, size in kinds), made("int32", 12, rank, seed).reshape(3, 4).T]
+
+
+def a_work_may_be_dropped(subject: Subject) -> None:
+    subject.run(2, _dropped)
+
+
+def _dropped(communicator: Communicator) -> None:
+    spec = TensorSpec((3000,), "float32")
+    if communicator.rank == 0:
+        # What was begun runs though nobody waits for it; elsewhere a receive that nobody waited for was never made.
+        for number in range(1, 3 if communicator.asynchronous else 2):
+            communicator.isend([np.full(3000, number, np.float32)], [1])
+    else:
+        communicator.irecv([spec], 0)
+        (found,) = communicator.irecv([spec], 0).wait()
+        assert found.min() == found.max() == (2.0 if communicator.asynchronous else 1.0)
+    assert communicator.allreduce(np.ones(1)).tolist() == [2.0]
+
+
 def a_group_of_one_works(subject: Subject) -> None:
     subject.run(1, _alone)
 

@@ -14,6 +14,7 @@ with dagc.compile(x) as graph:
 
 from __future__ import annotations
 
+from channels.communicators import Communicator, TensorSpec, Transport
 from dagc.bind import InputNode, MultiOutputNode
 from dagc.collectives import allgather, allreduce, broadcast, reducescatter
 from dagc.compile import compile, plan  # noqa: A004 - the public name; reads like re.compile and torch.compile
@@ -58,6 +59,7 @@ __all__ = [
     "ChannelClosed",
     "ChannelError",
     "ChannelTimeout",
+    "Communicator",
     "CommunicatorError",
     "CompiledGraph",
     "Costs",
@@ -82,7 +84,9 @@ __all__ = [
     "ResultRef",
     "RunCost",
     "SerializationError",
+    "TensorSpec",
     "Trace",
+    "Transport",
     "WrongArgumentsError",
     "allgather",
     "allreduce",

@@ -18,6 +18,7 @@ from typing import Any, final
 from dagc.errors import GraphError, InputPartError
 from dagc.program import InputAccess
 from runtime.calls import BoundCall, DagNode, recorded_calls
+from runtime.tensor_transport import TensorTransport
 
 __all__ = ["InputNode", "InputPart", "MultiOutputNode"]
 
@@ -31,11 +32,17 @@ class InputNode(DagNode):
     output needs.
     """
 
-    __slots__ = ("_calls", "_tokens")
+    __slots__ = ("_calls", "_tokens", "_transports")
 
     def __init__(self) -> None:
         self._calls: list[BoundCall] = []
         self._tokens: list[Token[list[BoundCall] | None]] = []
+        #: Of all of the input (None) and of its parts, which are made anew each time they are named.
+        self._transports: dict[int | str | None, list[TensorTransport]] = {}
+
+    @property
+    def _transport(self) -> list[TensorTransport]:  # type: ignore[override]
+        return self._transports.setdefault(None, [])
 
     def __enter__(self) -> InputNode:
         self._tokens.append(recorded_calls.set(self._calls))
@@ -77,6 +84,10 @@ class InputPart(DagNode):
 
     input: InputNode = field(repr=False)
     key: int | str
+
+    @property
+    def _transport(self) -> list[TensorTransport]:  # type: ignore[override]
+        return self.input._transports.setdefault(self.key, [])
 
     def __getitem__(self, key: object) -> Any:
         raise self._refused(f"{self!r}[{key!r}]")

@@ -62,7 +62,8 @@ def build_graph(output: Any) -> Graph:
             nodes.append(Done(names.of[id(call)]))
     leaves = tuple(Done(names.of[id(call)]).name for call in records.leaves)
     nodes.append(Output(tuple(names.value(node) for node in outputs), multi, leaves))
-    return Graph(tuple(nodes), names.homes.actors, names.homes.workers, names.groups)
+    transports = {names.value(node): said for node, said in records.transports}
+    return Graph(tuple(nodes), names.homes.actors, names.homes.workers, names.groups, transports)
 
 
 def _in_order(records: Records) -> list[Bound]:

@@ -14,18 +14,16 @@ Actors whose ranks are the same share one communicator, however many collectives
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 from channels.communicators import ReduceOp, Transport
 from dagc.bind import InputNode, InputPart
 from dagc.errors import GraphError
 from runtime.calls import BoundCall, BoundReturn, DagNode, next_order
+from runtime.tensor_transport import TRANSPORTS, TensorTransport
 
 __all__ = ["BoundCollective", "CollectiveValue", "allgather", "allreduce", "broadcast", "reducescatter"]
-
-#: "auto": what reaches all ranks.
-TRANSPORTS = ("auto", "shm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +50,7 @@ class CollectiveValue(DagNode):
 
     collective: BoundCollective
     rank: int
+    _transport: list[TensorTransport] = field(default_factory=list, repr=False)
 
     def __repr__(self) -> str:
         return f"{self.collective!r}[{self.rank}]"
@@ -77,7 +76,8 @@ class Collective:
         """Record it. `nodes`: one of each rank's actor, as what `bind` of its methods returned.
 
         op (allreduce, reducescatter): "sum" by default, "product", "min", "max", "avg". root (broadcast): the rank
-        whose value all get, 0 by default. transport: "auto", "shm", or a Transport of your own.
+        whose value all get, 0 by default. transport: "shm", "nccl", "gloo", a Transport of your own, or
+        "auto": NCCL if each rank has a GPU of its own, else shared memory.
 
         Raises GraphError for nodes that are no results of calls, and for an option that makes no sense.
         """

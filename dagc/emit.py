@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from dagc.containers import is_container, leaves
-from dagc.program import Invoke, Join, Program, Recv, Run, Send, Slot, Step
+from dagc.program import Invoke, Join, Post, Program, Recv, Run, Send, Slot, Step
 
 __all__ = ["Emitted", "emit", "names_of", "segments"]
 
@@ -34,9 +34,10 @@ __all__ = ["Emitted", "emit", "names_of", "segments"]
 class Emitted(NamedTuple):
     """Source of `loop(executions)`, or of `segment_0(n)` and so on, and the names in it that are constants.
 
-    The namespace must also have, for step number i: recv_i(n); join_i(value, n); send_i(value, n) and unsent_i(error,
-    n); for each of its calls c, as `names_of` says, call_c(...), parts_c(result) and fail_c(error, n); and `turn`,
-    `Failure`, and `Ended`, the errors of a channel that has ended; for a trace `clock`, `cpu_clock` and `record`.
+    The namespace must also have, for step number i: recv_i(n); post_i(n); join_i(value, n); send_i(value, n) and
+    unsent_i(error, n); for each of its calls c, as `names_of` says, call_c(...), parts_c(result) and fail_c(error, n);
+    and `turn`, `Failure`, and `Ended`, the errors of a channel that has ended; for a trace `clock`, `cpu_clock` and
+    `record`.
     """
 
     source: str
@@ -106,6 +107,8 @@ def _segment(
 def _step(index: int, step: Step, constants: dict[str, Any], trace: bool) -> Iterator[str]:
     if isinstance(step, Recv):
         yield f"v{step.slot} = recv_{index}(n)"
+    elif isinstance(step, Post):
+        yield f"post_{index}(n)"
     elif isinstance(step, Join):
         yield f"v{step.slot} = join_{index}(v{step.value}, n)"
     elif isinstance(step, Send):

@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 from channels import ChannelBroken, ChannelClosed, ChannelSpec, Failure, Reader, Writer, open_reader, open_writer
 from channels.communicators import Communicator, Transport
 from channels.shm import trim
+from channels.transfer import TensorReader, sharing, tensor_ends
 from dagc.ahead import run_ahead
 from dagc.emit import emit, names_of, segments
 from dagc.errors import GraphError
 from dagc.joining import joiner
-from dagc.program import Invoke, Join, Program, Recv, Run, Send, Step
+from dagc.program import Invoke, Join, Post, Program, Recv, Run, Send, Step
 from dagc.timing.ranges import in_range
 from dagc.timing.recorder import Recorder, Rows
 from runtime.engine import ActorContext
@@ -76,18 +77,21 @@ def run_program(
         if trace is not None:
             recorder = _recorders[trace] = Recorder(_shape(program))
             ends.callback(_recorders.__delitem__, trace)
-        readers, writers = {}, {}
+        readers: dict[str, Reader] = {}
+        writers: dict[str, Writer] = {}
         for name, index in program.reads.items():
             readers[name] = open_reader(specs[name], index)
             ends.callback(readers[name].close)
         for name in program.writes:
             writers[name] = open_writer(specs[name])
             ends.callback(writers[name].close)
-        communicators = {}
+        communicators: dict[str, Communicator] = {}
         for name, rank in program.ranks.items():
             transport, group_id, size = memberships[name]
             communicators[name] = transport.join(group_id, rank, size)
             ends.callback(communicators[name].destroy)
+        ends.enter_context(sharing(communicators.values()))
+        readers, writers = tensor_ends(program.tensors, readers, writers, communicators)
         loop = ends.enter_context(link(program, context, readers, writers, communicators, recorder, ranges=ranges))
         yield
         # Closed: the driver ended the stream. A ChannelBroken goes up, for the driver may not know of it.
@@ -131,6 +135,10 @@ def link(
     for index, step in enumerate(program.steps):
         if isinstance(step, Recv):
             names[f"recv_{index}"] = readers[step.channel].read
+        elif isinstance(step, Post):
+            reader = readers[step.channel]
+            assert isinstance(reader, TensorReader), "only the channels of communicators are received early"
+            names[f"post_{index}"] = reader.post
         elif isinstance(step, Send):
             names[f"send_{index}"] = writers[step.channel].write
             names[f"unsent_{index}"] = _reporter(f"raised on sending {step.channel}, execution")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dagc.program import InputAccess
     from runtime.calls import ActorHandle
     from runtime.functions import RemoteFunction
+    from runtime.tensor_transport import TensorTransport
 
 __all__ = [
     "DRIVER",
@@ -217,6 +218,8 @@ class Graph:
     workers: Mapping[str, RemoteFunction] = field(default_factory=dict)
     #: Name -> collective, in the order of the graph.
     groups: Mapping[str, Group] = field(default_factory=dict)
+    #: Value -> how its tensors travel, of those of which something was said.
+    transports: Mapping[str, TensorTransport] = field(default_factory=dict)
 
     @cached_property
     def makers(self) -> tuple[str, ...]:
@@ -292,10 +295,13 @@ class Graph:
     def text(self, marked: int | None = None) -> str:
         """The graph, one line a node; `marked` is the index of the node that an error is about."""
         width = max((len(node.name) for node in self.nodes), default=0)
-        lines = [f"{node.name.ljust(width)} = {node}" for node in self.nodes]
+        lines = [f"{node.name.ljust(width)} = {node}{self._over(node.name)}" for node in self.nodes]
         if marked is not None:
             lines[marked] += "  <-- here"
         return "\n".join(lines)
+
+    def _over(self, value: str) -> str:
+        return f" over {self.transports[value]}" if value in self.transports else ""
 
 
 def verify(graph: Graph) -> None:

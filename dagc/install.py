@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 from channels import Channel, ChannelSpec, Reader, Writer, create_channel, open_reader, open_writer
 from channels.communicators import GroupHandle, Transport, transport
+from channels.transfer import tensor_ends
 from dagc.errors import GetTimeoutError
 from dagc.executor import Membership, TraceKey, run_program
 from dagc.options import CompileOptions
+from dagc.passes.channels import BUFFERED
 from dagc.passes.lower import Lowered
+from dagc.plan import HEADS, Plan
 from dagc.plan import Channel as PlannedChannel
-from dagc.plan import Plan
 from dagc.timing.recorder import DriverRecorder
 from dagc.workers import end_workers
 from runtime import preload
@@ -111,6 +113,7 @@ def install(
             loops[actor] = engine.start_loop(handles[actor], run_program, program, needed, joins, key, ranges)
         writers = {name: open_writer(specs[name]) for name in lowered.driver.sends}
         readers = {name: open_reader(specs[name], index) for name, index in lowered.driver.reads.items()}
+        readers, writers = tensor_ends(lowered.driver.tensors, readers, writers, {})
         recorder = None
         if options.trace:
             recorder = DriverRecorder(trace, tuple(writers), tuple(readers))
@@ -143,9 +146,10 @@ def _break_all(channels: Mapping[str, Channel], groups: Iterable[GroupHandle], r
 def _spec(planned: PlannedChannel, options: CompileOptions) -> ChannelSpec:
     return ChannelSpec(
         name=planned.name,
-        transport=planned.transport,
+        # What communicators move has a head in shared memory.
+        transport=planned.transport if planned.transport in BUFFERED else "shm",
         readers=len(planned.readers),
-        slots=planned.slots,
+        slots=planned.slots or HEADS,
         buffer_bytes=planned.buffer_bytes,
         max_message_bytes=options.max_message_bytes,
         yield_us=None if options.spin == "auto" else float(options.spin),

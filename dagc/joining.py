@@ -12,8 +12,9 @@ from contextlib import suppress
 from typing import Any
 
 from channels import ChannelBroken, ChannelClosed, Failure
-from channels.communicators import Communicator, TensorSpec
+from channels.communicators import Communicator
 from channels.errors import MismatchError
+from channels.transfer import is_shared
 from dagc.program import Join
 
 __all__ = ["joiner"]
@@ -33,7 +34,10 @@ def joiner(
             _decline(communicator)
             return value
         try:
-            return collective(value)
+            result = collective(value)
+            if is_shared():
+                communicator.synchronize()
+            return result
         except (ChannelClosed, ChannelBroken):
             raise
         except MismatchError as error:
@@ -59,4 +63,4 @@ def _collective(step: Join, communicator: Communicator) -> Callable[[Any], Any]:
         return communicator.allgather
     # What is broadcast goes into a new tensor: the one that is there may be somebody's, and may not be written to.
     root = communicator.rank == step.root
-    return lambda value: communicator.broadcast(value if root else TensorSpec.of(value), step.root)
+    return lambda value: communicator.broadcast(value if root else communicator.accepts(value), step.root)

@@ -29,10 +29,13 @@ from typing import NamedTuple, TypeVar
 
 from dagc.errors import GraphError
 
-__all__ = ["Channel", "Group", "Op", "OpKind", "Plan", "Schedule", "grid"]
+__all__ = ["HEADS", "Channel", "Group", "Op", "OpKind", "Plan", "Schedule", "grid"]
 
 T = TypeVar("T")
 
+_CHANNEL = re.compile(r"\s*(\S+)\s+(\S+)\s+->\s+([^\s,]+(?:,\s*[^\s,]+)*)\s+(\w+)\s+(\d+)\s*x\s*(\d+)(?:\s+(\S+))?\s*")
+#: Messages of a rendezvous whose heads are held: the one that is under way, and the next.
+HEADS = 2
 #: Rows of a grid around each mark, and how many rows are too few to be worth cutting.
 _CONTEXT_ROWS, _WHOLE_ROWS = 4, 24
 
@@ -49,7 +52,7 @@ class Op(NamedTuple):
     """One step of a party. `str(op)` and `Op.parse` are inverses."""
 
     kind: OpKind
-    #: RECV, SEND and POST: a channel, which is named like the value that it carries. JOIN: a group. RUN: a call, or
+    #: RECV, SEND and POST: a channel. JOIN: a group. RUN: a call, or
     #: calls that were fused, with "+" between them.
     target: str
 
@@ -73,35 +76,43 @@ class Op(NamedTuple):
 class Channel(NamedTuple):
     """One writer, one or more readers, each of which gets every message in order. `str` and `parse` are inverses."""
 
+    #: The value that it carries; with "@" and the transport where readers of one value need two channels.
     name: str
     writer: str
     readers: tuple[str, ...]
-    #: "local" or "shm".
+    #: "local", "shm", or the transport of the communicator that its tensors travel by.
     transport: str
     #: Messages that it holds before its writer waits. 0 is a rendezvous: the send and every recv happen together,
-    #: as an unbuffered NCCL send does.
+    #: as an unbuffered NCCL send does; only the heads of its messages are held.
     slots: int
     #: Bytes that one slot holds inline.
     buffer_bytes: int
+    #: "float32[8,4096]": each message is one such tensor. "@cuda": tensors are on this device at the reader. Or both.
+    tensors: str = ""
+
+    @property
+    def value(self) -> str:
+        """The value that it carries."""
+        return self.name.removesuffix(f"@{self.transport}")
 
     def cells(self) -> tuple[str, ...]:
         """The columns of the plan's table of channels."""
         sizes = f"{self.slots} x {self.buffer_bytes}"
-        return self.name, self.writer, "->", ", ".join(self.readers), self.transport, sizes
+        return self.name, self.writer, "->", ", ".join(self.readers), self.transport, sizes, self.tensors
 
     def __str__(self) -> str:
-        return "  ".join(self.cells())
+        return "  ".join(self.cells()).rstrip()
 
     @staticmethod
     def parse(text: str) -> Channel:
         """Raises GraphError if `text` is not a line of the table of channels."""
-        match = re.fullmatch(r"\s*(\S+)\s+(\S+)\s+->\s+([^\s,]+(?:,\s*[^\s,]+)*)\s+(\w+)\s+(\d+)\s*x\s*(\d+)\s*", text)
+        match = _CHANNEL.fullmatch(text)
         if match is None:
             raise GraphError(
                 f"not a channel: {text!r}; expected for example 'input  driver  ->  Stage_0, Stage_1  shm  8 x 4096'"
             )
         readers = tuple(re.split(r",\s*", match[3]))
-        return Channel(match[1], match[2], readers, match[4], int(match[5]), int(match[6]))
+        return Channel(match[1], match[2], readers, match[4], int(match[5]), int(match[6]), match[7] or "")
 
 
 class Group(NamedTuple):
@@ -151,7 +162,7 @@ class Plan:
     @property
     def slot_bytes(self) -> int:
         """What the slots take together; local channels carry references and take nothing."""
-        return sum(c.slots * c.buffer_bytes for c in self.channels if c.transport != "local")
+        return sum((c.slots or HEADS) * c.buffer_bytes for c in self.channels if c.transport != "local")
 
     def __str__(self) -> str:
         counts = [

@@ -28,8 +28,8 @@ def make_plan(graph: Graph, placement: Placement, options: CompileOptions) -> Pl
     verify(graph)
     calls = order_calls(graph, options.order)
     edges = find_edges(graph, calls)
-    transports = choose_transports(edges, placement)
-    channels = make_channels(transports, options, frozenset(graph.ends.values()))
+    transports = choose_transports(edges, placement, graph.transports)
+    channels = make_channels(transports, options, frozenset(graph.ends.values()), graph.transports)
     groups = tuple(Group(name, group.kind, group.members) for name, group in graph.groups.items())
     schedule = post_receives(order_ops(graph, calls, channels), channels, groups)
     # A span in a trace is one call; and an actor that may begin the next execution is held back by no order of ops.

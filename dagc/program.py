@@ -10,9 +10,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from channels.transfer import TensorPath
 from runtime.functions import RemoteFunction
 
-__all__ = ["DriverProgram", "InputAccess", "Invoke", "Join", "Output", "Program", "Recv", "Run", "Send", "Slot", "Step"]
+__all__ = [
+    "DriverProgram",
+    "InputAccess",
+    "Invoke",
+    "Join",
+    "Output",
+    "Post",
+    "Program",
+    "Recv",
+    "Run",
+    "Send",
+    "Slot",
+    "Step",
+]
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,17 @@ class Recv:
 
     def __str__(self) -> str:
         return f"%{self.slot} = recv {self.channel}{_dropped(self.last)}"
+
+
+@dataclass(frozen=True)
+class Post:
+    """Begin to receive the next message of a channel, whose Recv follows later."""
+
+    channel: str
+    last: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"post {self.channel}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +147,7 @@ class Join:
         return f"%{self.slot} = join {self.group}: {self.kind}(%{self.value}{how}){_dropped(self.last)}"
 
 
-Step = Recv | Run | Send | Join
+Step = Recv | Post | Run | Send | Join
 
 
 @dataclass(frozen=True)
@@ -140,11 +165,14 @@ class Program:
     writes: tuple[str, ...]
     #: Communicator -> this actor's rank in it.
     ranks: Mapping[str, int] = field(default_factory=dict)
+    #: Channel -> how the tensors in its messages travel, where that was said.
+    tensors: Mapping[str, TensorPath] = field(default_factory=dict)
     #: True: while it waits in the middle of an execution, it may begin the next one (dagc/ahead.py).
     free: bool = False
 
     def __str__(self) -> str:
-        return "\n".join([f"program of {self.actor}, {self.slots} slots", *(f"  {step}" for step in self.steps)])
+        lines = [f"program of {self.actor}, {self.slots} slots", *(f"  {step}" for step in self.steps)]
+        return "\n".join([*lines, *(f"  {channel}: {path}" for channel, path in self.tensors.items())])
 
 
 @dataclass(frozen=True)
@@ -186,6 +214,8 @@ class DriverProgram:
     leaves: tuple[str, ...]
     #: True: `execute` returns a list of refs (MultiOutputNode); False: one ref.
     multi: bool
+    #: Channel -> how the tensors in its messages travel, where that was said.
+    tensors: Mapping[str, TensorPath] = field(default_factory=dict)
 
 
 def _dropped(last: tuple[int, ...]) -> str:

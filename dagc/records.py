@@ -15,6 +15,7 @@ from dagc.collectives import BoundCollective, CollectiveValue
 from dagc.containers import is_container, parts
 from runtime.calls import BoundCall, BoundReturn, DagNode
 from runtime.refs import ObjectRef
+from runtime.tensor_transport import TensorTransport
 
 __all__ = ["Bound", "Problem", "Records", "collect"]
 
@@ -48,6 +49,8 @@ class Records:
     inputs: dict[int | str | None, Bound | None] = field(default_factory=dict)
     #: Call -> the indices of its values that are used.
     picks: dict[int, set[int]] = field(default_factory=dict)
+    #: Values of which something was said about how their tensors travel.
+    transports: list[tuple[DagNode, TensorTransport]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -119,6 +122,8 @@ class _Walk:
     def enter(self, node: DagNode, user: Bound | None, place: str, *, whole: bool = True) -> None:
         """`user`, or with None an output, uses the node. `whole`: it wants the value of it, not only its end."""
         records = self.records
+        if whole and node._transport:
+            records.transports.append((node, node._transport[0]))
         if user is not None and whole:
             records.arguments.setdefault(id(user), []).append(node)
         if isinstance(node, InputNode):

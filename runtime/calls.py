@@ -17,10 +17,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from channels.communicators import TensorSpec, Transport
 from runtime import current
 from runtime.errors import GraphError, NoSuchMethodError, WrongArgumentsError
+from runtime.tensor_transport import TensorTransport
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from runtime.ids import ActorId
     from runtime.refs import ObjectRef
 
@@ -55,6 +59,32 @@ class DagNode:
     """
 
     __slots__ = ()
+
+    #: What `with_tensor_transport` said last, in a list so that a frozen record can keep it; None: no value of a call.
+    _transport: list[TensorTransport] | None = None
+
+    def with_tensor_transport(
+        self, transport: str | Transport = "auto", device: str = "default", spec: TensorSpec | None = None
+    ) -> Self:
+        """Say how the tensors in this value travel to other actors, at any depth of it; returns self.
+
+        transport: "shm", "nccl", "gloo", a Transport, or "auto": by NCCL where the writer and the reader have GPUs of
+        their own, through shared memory otherwise. What goes to or from the compiling process goes through shared
+        memory in any case, for `execute` may not wait for a reader; within an actor a value goes by reference.
+
+        device: where tensors are at the reader. "cpu"; "cuda": on the current device there; "default": where they were
+        if the reader has such a device, else on the CPU.
+
+        spec: the value is one tensor of this shape and dtype in every execution. Then nothing is said of it beside the
+        tensor itself, it is received into memory that is there already, and the receive may begin before the tensor
+        is made. A value of another shape or dtype raises MismatchError in its execution.
+
+        Raises GraphError for what makes no sense.
+        """
+        if self._transport is None:
+            raise GraphError(f"{self!r}.with_tensor_transport(...): say it of each of the nodes in it")
+        self._transport[:] = [TensorTransport(transport, device, spec)]
+        return self
 
     def __iter__(self) -> Any:
         raise GraphError(
@@ -146,6 +176,7 @@ class BoundCall(_Result):
     #: Grows from call to call: an actor makes its calls in the order in which they were recorded.
     order: int = field(default_factory=next_order, repr=False)
     _after: list[BoundCall] = field(default_factory=list, repr=False)
+    _transport: list[TensorTransport] = field(default_factory=list, repr=False)
     #: All calls that were bound in the same `with InputNode()`, this one included; None outside of any.
     scope: list[BoundCall] | None = field(default_factory=recorded_calls.get, repr=False)
 
@@ -159,6 +190,7 @@ class BoundReturn(_Result):
 
     call: BoundCall
     index: int
+    _transport: list[TensorTransport] = field(default_factory=list, repr=False)
 
     def __repr__(self) -> str:
         return f"{self.call!r}[{self.index}]"

@@ -6,6 +6,8 @@
     CALL     in a thread of its own at once
     LOOP     in a thread of its own at once: one reply when it is set up, one when it has ended
 
+Threads other than the constructor's get its torch settings (runtime/thread_settings.py).
+
 One host serves every engine; they differ in what carries requests and replies.
 """
 
@@ -16,6 +18,7 @@ import queue
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 from channels.serialize import pack
@@ -27,6 +30,7 @@ from runtime.errors import EngineError, GraphError
 from runtime.event_loop import EventLoopThread
 from runtime.messages import Kind, Reply, Request, check_size
 from runtime.outcomes import open_value, pack_failure
+from runtime.thread_settings import ThreadSettings
 
 if TYPE_CHECKING:
     from runtime.ids import ActorId
@@ -58,13 +62,14 @@ class ActorHost:
             threading.Lock() if max_concurrency == 1 else threading.BoundedSemaphore(max_concurrency)
         )
         self._pool = (
-            ThreadPoolExecutor(max_concurrency, f"dagc-{label}", inside.set, (actor_id,))
-            if max_concurrency > 1
-            else None
+            ThreadPoolExecutor(max_concurrency, f"dagc-{label}", self._enter_pool) if max_concurrency > 1 else None
         )
         self._methods: queue.SimpleQueue[tuple[Request, Answer] | None] = queue.SimpleQueue()
         self._running: list[str] = []
         self._context: ActorContext | None = None
+        #: Of the thread that made the instance, for the threads that its methods run in.
+        self._settings = ThreadSettings()
+        self._of_threads: list[AbstractContextManager[None]] = []
         self._constructed = threading.Event()
         self._stopped = False
         self._loop: EventLoopThread | None = None
@@ -83,9 +88,17 @@ class ActorHost:
             return pack_failure(error)
         finally:
             self._leave("__init__")
+        self._settings = ThreadSettings.here()
         self._context = ActorContext(instance, self._actor_id, self._label, self._turn, self._run_coroutine, self._exit)
         self._constructed.set()
         return None
+
+    def _enter_pool(self) -> None:
+        """In a thread of the pool, before its first method: it begins when the instance is there."""
+        inside.set(self._actor_id)
+        applied = self._settings.applied()
+        applied.__enter__()
+        self._of_threads.append(applied)  # collected, it would leave
 
     def receive(self, request: Request, answer: Answer) -> None:
         """Take a request. Returns at once; replies go to `answer`, from any thread."""
@@ -190,7 +203,8 @@ class ActorHost:
         inside.set(self._actor_id)
         try:
             function, args = self._open(request)
-            result = function(self._context, *args)
+            with self._settings.applied():
+                result = function(self._context, *args)
         except BaseException as error:  # noqa: BLE001 - whatever the function raises is its caller's
             answer(Reply(request.id, True, True, (pack_failure(error),)))
             return
@@ -198,8 +212,13 @@ class ActorHost:
 
     def _run_loop(self, request: Request, answer: Answer) -> None:
         inside.set(self._actor_id)
+        with ExitStack() as stack:
+            self._loop_in(stack, request, answer)
+
+    def _loop_in(self, stack: ExitStack, request: Request, answer: Answer) -> None:
         try:
             function, args = self._open(request)
+            stack.enter_context(self._settings.applied())
             loop: Iterator[Any] = function(self._context, *args)
             try:
                 ready = next(loop)

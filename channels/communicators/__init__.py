@@ -11,23 +11,30 @@ implementation. Nothing here knows actors, graphs or engines.
 
 from __future__ import annotations
 
-from channels.communicators.base import Communicator, GroupHandle, Transport
+from channels.communicators.agreed import AgreedTransport
+from channels.communicators.base import Communicator, GroupHandle, Transport, Work
+from channels.communicators.gloo import GlooTransport
+from channels.communicators.nccl import NcclTransport
 from channels.communicators.shm import ShmTransport
 from channels.communicators.tensors import DTYPES, ReduceOp, Tensor, TensorSpec
 
 __all__ = [
     "DTYPES",
+    "AgreedTransport",
     "Communicator",
+    "GlooTransport",
     "GroupHandle",
+    "NcclTransport",
     "ReduceOp",
     "ShmTransport",
     "Tensor",
     "TensorSpec",
     "Transport",
+    "Work",
     "transport",
 ]
 
-_TRANSPORTS: dict[str, Transport] = {made.name: made for made in (ShmTransport(),)}
+_TRANSPORTS: dict[str, Transport] = {made.name: made for made in (ShmTransport(), GlooTransport(), NcclTransport())}
 
 
 def transport(name: str) -> Transport:

@@ -12,10 +12,11 @@ Every implementation passes `channels.testing_communicators.check_communicator`.
    shape, also empty. The result is of the same library as the argument. Gradients are not recorded.
 4. What is read (`tensor`) may have any strides: it is copied if need be. What is written (`out`, the tensor of `recv`
    and of `broadcast`) must be contiguous and writable: ValueError otherwise, as in torch.distributed.
-5. The result is the same on every rank to the bit, and the same in every run. Minimum and maximum of a NaN are NaN.
-   Integers wrap around; their average is the wrapped sum divided with truncation towards zero, as NCCL's. Where
-   `fixed_order` is true, sums and products are made in the order of the ranks, those of float16 and bfloat16 in float32
-   and rounded once, and an average divides the sum; elsewhere the result is right within the rounding of its dtype.
+5. The result is the same on every rank to the bit, and the same in every run. Integers wrap around; their average is
+   the wrapped sum divided with truncation towards zero, as NCCL's. Where `fixed_order` is true, the minimum and the
+   maximum of a NaN are NaN; sums and products are made in the order of the ranks, those of float16 and bfloat16 in
+   float32 and rounded once, and an average divides the sum. Elsewhere the result is right within the rounding of its
+   dtype, what overflows halfway depends on the order, and a minimum or maximum may ignore a NaN, as C's fmin and fmax.
 6. If the ranks ask for different things (shape, dtype, op, root, another operation), every one of them raises
    MismatchError, which says what each rank asked for; no tensor was changed, and the group is as before. So where
    `checks_requests` is true; elsewhere such a program has no defined result.
@@ -30,27 +31,62 @@ Every implementation passes `channels.testing_communicators.check_communicator`.
    Who waits for a rank that is gone raises ChannelClosed; so does every operation of a communicator that was destroyed.
    It may be called twice. Dropping a communicator destroys it.
 11. A communicator belongs to one thread at a time, but for `abort` and `destroy`.
+12. `isend` and `irecv` move several tensors as one: all of an `isend` meet all of the peer's `irecv`, in their order,
+    and count as one operation. A `Work` that is dropped without `wait` breaks nothing, but what it should have brought
+    is then not there. A transport whose operations run on their own (`asynchronous`) begins them at the call; elsewhere
+    an `isend` is made by the call and an `irecv` by `wait`, and works are waited for in the order of their calls.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 from channels.communicators.tensors import ReduceOp, Tensor, TensorSpec
 
-__all__ = ["Communicator", "GroupHandle", "Transport"]
+__all__ = ["Communicator", "GroupHandle", "Transport", "Work"]
+
+
+class Work(Protocol):
+    """Sends or receives that were begun, as torch.distributed.Work."""
+
+    def wait(self) -> list[Tensor]:
+        """The tensors that were received, or sent: they may be used now (on a GPU: in the order of the stream)."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait on the host until they have come or gone. Raises what has gone wrong meanwhile."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A work of a communicator that makes its operations in the thread that calls them."""
+
+    make: Callable[[], list[Tensor]]
+
+    def wait(self) -> list[Tensor]:
+        return self.make()
+
+    def synchronize(self) -> None:
+        """`wait` has done it."""
 
 
 class Communicator(ABC):
     """One rank of a group."""
 
     #: The name of the transport, as in `Transport.name`.
-    transport: ClassVar[str]
+    transport: str
     #: Rule 5: results do not depend on how the transport cuts its work.
-    fixed_order: ClassVar[bool]
+    fixed_order: bool
     #: Rule 6: a mismatch is found.
-    checks_requests: ClassVar[bool]
+    checks_requests: bool
+    #: "cpu" or "cuda": of torch's tensors that it takes.
+    device_type: str = "cpu"
+    #: Rule 12: operations run while the thread that called them does something else.
+    asynchronous: bool = False
 
     #: In every error message.
     name: str
@@ -64,6 +100,35 @@ class Communicator(ABC):
     @abstractmethod
     def recv(self, into: Tensor | TensorSpec, peer: int, timeout: float | None = None) -> Tensor:
         """Take the tensor that rank `peer` sends: into the one given, or into a new one of that spec. Returns it."""
+
+    def isend(self, tensors: Sequence[Tensor], peers: Sequence[int], timeout: float | None = None) -> Work:
+        """Give all tensors to each of `peers`, each of which calls `irecv` for as many."""
+        for peer in peers:
+            for tensor in tensors:
+                self.send(tensor, peer, timeout)
+        return _Made(lambda: list(tensors))
+
+    def irecv(self, into: Sequence[Tensor | TensorSpec], peer: int, timeout: float | None = None) -> Work:
+        """Take the tensors of one `isend` of `peer`, each into the tensor given, or into a new one of that spec."""
+        return _Made(lambda: [self.recv(one, peer, timeout) for one in into])
+
+    def accepts(self, tensor: Tensor) -> TensorSpec:
+        """The spec of a tensor that this rank may give. Raises TypeError for one that the transport cannot take."""
+        return TensorSpec.of(tensor)
+
+    def empty(self, spec: TensorSpec) -> Tensor:
+        """A new tensor of this spec, not initialised, where this communicator takes it: on a GPU, on this rank's."""
+        return spec.empty()
+
+    def check(self) -> None:  # noqa: B027 - what is synchronous has nothing to say here
+        """Raise what has gone wrong with operations since they were begun, without waiting.
+
+        Only where they are `asynchronous`: there a tensor may hold anything once this raises. Elsewhere the operations
+        themselves have raised it.
+        """
+
+    def synchronize(self) -> None:  # noqa: B027 - what is synchronous has ended
+        """Wait on the host until every operation of this rank has ended. Raises what `check` raises."""
 
     @abstractmethod
     def allreduce(

@@ -6,6 +6,7 @@ torch is never imported here but for a TensorSpec that asks for it: where no ten
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from dataclasses import dataclass
 from enum import Enum
@@ -60,13 +61,18 @@ class TensorSpec:
     """A tensor without its elements: what a receiver must know beforehand."""
 
     shape: tuple[int, ...]
-    #: One of DTYPES.
+    #: One of DTYPES. Made of a dtype of torch or numpy, it says the library too.
     dtype: str
     #: "numpy" or "torch": what the tensor will be.
     library: str = "numpy"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
+        given: Any = self.dtype
+        if not isinstance(given, str):
+            of_torch = type(given).__module__ == "torch"
+            object.__setattr__(self, "dtype", str(given).removeprefix("torch.") if of_torch else np.dtype(given).name)
+            object.__setattr__(self, "library", "torch" if of_torch else "numpy")
         if self.dtype not in DTYPES:
             raise ValueError(f"TensorSpec has dtype {self.dtype!r}; expected one of {', '.join(DTYPES)}")
         if self.library not in LIBRARIES:
@@ -81,6 +87,14 @@ class TensorSpec:
         """The spec of a tensor. Raises TypeError for what communicators do not accept."""
         _, code, shape = readable(tensor)
         return cls(shape, DTYPES[code], "numpy" if isinstance(tensor, np.ndarray) else "torch")
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements."""
+        return math.prod(self.shape) * (2 if "16" in self.dtype else int(self.dtype[-2:]) // 8)
 
     def empty(self) -> Tensor:
         """A new tensor of this spec, not initialised. Imports torch if it is to be one of torch's."""

@@ -142,7 +142,7 @@ def cupy(found: Callable[[str], Import] = try_import, gpu: Callable[[], bool] = 
         return _missing(
             "cupy",
             tried,
-            "for tensors between GPUs, which this version does not move yet: pip install 'dagc[cuda12]', or cuda13",
+            "for tensors between GPUs: pip install 'dagc[cuda12]', or cuda13",
         )
     text = f"{tried.facts['version']}, {tried.facts['devices']} GPUs"
     if gpu() and tried.facts["error"]:

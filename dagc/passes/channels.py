@@ -1,4 +1,8 @@
-"""make_channels: one channel a value, however many read it; a value is serialized once, and written once."""
+"""make_channels: one channel a value, however many read it: a value is serialized once, and written once.
+
+But for a value whose tensors go by a communicator to some readers and through shared memory to others, as to the
+driver: these get a channel each, since the one waits for its readers and the other holds messages for them.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +15,29 @@ from dagc.plan import Channel
 if TYPE_CHECKING:
     from dagc.options import CompileOptions
     from dagc.passes.edges import Edge
+    from runtime.tensor_transport import TensorTransport
 
-__all__ = ["RENDEZVOUS", "TOKEN_BYTES", "make_channels", "slots_for"]
+__all__ = ["BUFFERED", "TOKEN_BYTES", "make_channels", "slots_for"]
 
-#: Transports that hold no message: a send and its recvs meet.
-RENDEZVOUS = frozenset({"nccl"})
+#: Transports that hold messages. By all others, those of communicators, a send and its recvs meet.
+BUFFERED = frozenset({"local", "shm"})
 #: What a slot of a channel holds that never carries a value: None, or that something failed.
 TOKEN_BYTES = 64
 
 
 def make_channels(
-    transports: Mapping[Edge, str], options: CompileOptions, ends: Container[str] = ()
+    transports: Mapping[Edge, str],
+    options: CompileOptions,
+    ends: Container[str] = (),
+    said: Mapping[str, TensorTransport] | None = None,
 ) -> tuple[Channel, ...]:
-    """The channels in the order of their values, each named like its value, with a party once among its readers.
+    """The channels in the order of their values, with a party once among the readers of a value.
 
-    `ends`: values that say only that a call has been made. Each channel has a slot for every execution under way, so
-    that no writer ever waits for a reader: that is what makes any order of sends free of deadlocks
-    (passes/schedule.py). What of it the plan does not need is taken back by passes/buffers.py.
+    `said`: value -> how its tensors travel. `ends`: values that say only that a call has been made.
+
+    Each buffered channel has a slot for every execution under way, so that no writer ever waits for a reader: that is
+    what makes any order of sends free of deadlocks (passes/schedule.py). What of it the plan does not need is taken
+    back by passes/buffers.py.
     """
     slots = slots_for(options.max_inflight)
     by_value: dict[str, list[Edge]] = {}
@@ -35,15 +45,28 @@ def make_channels(
         by_value.setdefault(edge.value, []).append(edge)
     channels = []
     for value, edges in by_value.items():
-        chosen = {transports[edge] for edge in edges}
-        # Shared memory reaches readers in the writer's own process too. Two channels for one value would be a second
-        # write and a second buffer to spare those readers a copy.
-        transport = "shm" if chosen == {"local", "shm"} else chosen.pop()
-        readers = tuple(edge.reader for edge in edges)
+        # Shared memory reaches readers in the writer's own process too. Another channel would be a second write and a
+        # second buffer to spare those readers a copy.
+        merged = {"local": "shm"} if any(transports[edge] == "shm" for edge in edges) else {}
+        readers: dict[str, list[str]] = {}
+        for edge in edges:
+            transport = transports[edge]
+            readers.setdefault(merged.get(transport, transport), []).append(edge.reader)
         size = TOKEN_BYTES if value == TICK or value in ends else options.buffer_bytes
-        held = 0 if transport in RENDEZVOUS else slots
-        channels.append(Channel(value, edges[0].writer, readers, transport, held, size))
+        # The driver knows its channels by the names of their values, and reads buffered ones.
+        named = min(readers, key=lambda transport: transport not in BUFFERED)
+        for transport, found in readers.items():
+            name = value if transport == named else f"{value}@{transport}"
+            held = slots if transport in BUFFERED else 0
+            channels.append(Channel(name, edges[0].writer, tuple(found), transport, held, size, _tensors(value, said)))
     return tuple(channels)
+
+
+def _tensors(value: str, said: Mapping[str, TensorTransport] | None) -> str:
+    if said is None or value not in said:
+        return ""
+    chosen = said[value]
+    return f"{chosen.spec or ''}{'' if chosen.device == 'default' else f'@{chosen.device}'}"
 
 
 def slots_for(executions: int) -> int:

@@ -12,12 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from channels.communicators import AgreedTransport, transport
+from channels.transfer import TensorPath
 from dagc.containers import map_leaves
 from dagc.graph import DRIVER, Call, Graph, Input, Pick, Value
 from dagc.graph import Group as GraphGroup
 from dagc.inputs import signature
-from dagc.plan import Op, OpKind, Plan
-from dagc.program import DriverProgram, InputAccess, Invoke, Join, Output, Program, Recv, Run, Send, Slot, Step
+from dagc.passes.channels import BUFFERED
+from dagc.plan import Channel, Op, OpKind, Plan
+from dagc.program import DriverProgram, InputAccess, Invoke, Join, Output, Post, Program, Recv, Run, Send, Slot, Step
 
 __all__ = ["Group", "Lowered", "lower"]
 
@@ -45,24 +48,88 @@ def lower(plan: Plan, graph: Graph) -> Lowered:
     reads = _reader_indices(plan)
     actors = [actor for actor in plan.schedule if actor != DRIVER]
     shared = {name: _communicator(group) for name, group in graph.groups.items()}
+    groups = graph.groups.items()
+    communicators = {shared[name]: Group(_agreed(group.transport), group.members) for name, group in groups}
+    communicators.update(_point_to_point(plan, graph))
+    paths = {party: _paths(plan, graph, party, communicators) for party in plan.schedule}
     return Lowered(
-        {a: _lower_actor(plan, graph, a, reads[a], shared) for a in actors},
-        _lower_driver(plan, graph, reads[DRIVER]),
-        {shared[name]: Group(group.transport, group.members) for name, group in graph.groups.items()},
+        {a: _lower_actor(plan, graph, a, reads[a], shared, paths[a], communicators) for a in actors},
+        _lower_driver(plan, graph, reads[DRIVER], paths[DRIVER]),
+        communicators,
     )
 
 
 def _communicator(group: GraphGroup) -> str:
     """What a communicator is called: the same for all collectives of the same ranks over the same transport."""
-    return (
-        f"{group.transport if isinstance(group.transport, str) else repr(group.transport)}({', '.join(group.members)})"
-    )
+    return f"{_name(group.transport)}({', '.join(group.members)})"
 
 
-def _lower_actor(plan: Plan, graph: Graph, actor: str, reads: Mapping[str, int], shared: Mapping[str, str]) -> Program:
+def _agreed(chosen: Any) -> Any:
+    """NCCL does not compare what the ranks ask for, and has no way to decline; in a graph both must be errors."""
+    return AgreedTransport(transport(chosen)) if chosen == "nccl" else chosen
+
+
+def _name(chosen: Any) -> str:
+    return chosen if isinstance(chosen, str) else repr(chosen)
+
+
+def _transport(channel: Channel, graph: Graph) -> Any:
+    """The Transport that its user passed, or the name of one."""
+    said = graph.transports[channel.value].transport
+    return channel.transport if isinstance(said, str) else said
+
+
+def _point_to_point(plan: Plan, graph: Graph) -> dict[str, Group]:
+    """One communicator a transport, of all parties whose channels use it.
+
+    Not the one of a collective of the same ranks: NCCL runs the operations of one communicator one after the other, so
+    the two would hold up each other. And not one for each two parties: it costs memory on the device, and the order of
+    what a party sends and receives is the plan's in any case.
+    """
+    found: dict[str, Group] = {}
+    for channel in plan.channels:
+        if channel.transport not in BUFFERED:
+            used = _transport(channel, graph)
+            name = f"{_name(used)} from actor to actor"
+            members = found[name].members if name in found else ()
+            found[name] = Group(used, tuple(dict.fromkeys((*members, channel.writer, *channel.readers))))
+    return found
+
+
+def _paths(plan: Plan, graph: Graph, party: str, communicators: Mapping[str, Group]) -> dict[str, TensorPath]:
+    """Of the channels of one party."""
+    found = {}
+    for op in plan.schedule[party]:
+        if op.kind not in (OpKind.SEND, OpKind.RECV):
+            continue
+        channel = plan.by_name[op.target]
+        said = graph.transports.get(channel.value)
+        if said is None or (channel.transport in BUFFERED and not channel.tensors):
+            continue
+        communicator: str | None = None
+        peers: tuple[int, ...] = ()
+        if channel.transport not in BUFFERED:
+            communicator = f"{_name(_transport(channel, graph))} from actor to actor"
+            others = channel.readers if op.kind is OpKind.SEND else (channel.writer,)
+            peers = tuple(communicators[communicator].members.index(other) for other in others)
+        found[channel.name] = TensorPath(communicator, peers, said.device, said.spec)
+    return found
+
+
+def _lower_actor(
+    plan: Plan,
+    graph: Graph,
+    actor: str,
+    reads: Mapping[str, int],
+    shared: Mapping[str, str],
+    paths: Mapping[str, TensorPath],
+    communicators: Mapping[str, Group],
+) -> Program:
     ops = plan.schedule[actor]
-    slots = _Slots(graph, ops, actor, shared)
+    slots = _Slots(plan, graph, ops, actor, shared)
     ranks = {shared[op.target]: graph.parts[op.target, actor].rank for op in ops if op.kind is OpKind.JOIN}
+    joined = dict.fromkeys(path.communicator for path in paths.values() if path.communicator is not None)
+    ranks.update((name, communicators[name].members.index(actor)) for name in joined)
     steps = tuple(slots.steps())
     return Program(
         graph=plan.name,
@@ -72,11 +139,12 @@ def _lower_actor(plan: Plan, graph: Graph, actor: str, reads: Mapping[str, int],
         reads=reads,
         writes=tuple(op.target for op in ops if op.kind is OpKind.SEND),
         ranks=ranks,
+        tensors=paths,
         free=plan.order == "free",
     )
 
 
-def _lower_driver(plan: Plan, graph: Graph, reads: Mapping[str, int]) -> DriverProgram:
+def _lower_driver(plan: Plan, graph: Graph, reads: Mapping[str, int], paths: Mapping[str, TensorPath]) -> DriverProgram:
     ops = plan.schedule[DRIVER]
     accesses = {node.name: node.access for node in graph.inputs}
     positional, keywords = signature(accesses.values())
@@ -90,6 +158,7 @@ def _lower_driver(plan: Plan, graph: Graph, reads: Mapping[str, int]) -> DriverP
         positional=positional,
         keywords=keywords,
         multi=graph.output.multi,
+        tensors=paths,
     )
 
 
@@ -111,7 +180,8 @@ def _reader_indices(plan: Plan) -> dict[str, dict[str, int]]:
 class _Slots:
     """The slots of one actor while its ops are lowered, first to last."""
 
-    def __init__(self, graph: Graph, ops: tuple[Op, ...], actor: str, shared: Mapping[str, str]) -> None:
+    def __init__(self, plan: Plan, graph: Graph, ops: tuple[Op, ...], actor: str, shared: Mapping[str, str]) -> None:
+        self._channels = plan.by_name
         self._graph = graph
         self._ops = ops
         self._actor = actor
@@ -128,10 +198,15 @@ class _Slots:
     def steps(self) -> Iterator[Step]:
         for op in self._ops:
             if op.kind is OpKind.RECV:
-                slot = self._take(op.target)
-                yield Recv(op.target, slot, self._release((op.target,)))
+                value = self._channels[op.target].value
+                slot = self._take(value)
+                yield Recv(op.target, slot, self._release((value,)))
             elif op.kind is OpKind.SEND:
-                yield Send(op.target, self._of[op.target], self._release((op.target,)))
+                value = self._channels[op.target].value
+                yield Send(op.target, self._of[value], self._release((value,)))
+            elif op.kind is OpKind.POST:
+                self._release(())
+                yield Post(op.target)
             elif op.kind is OpKind.JOIN:
                 yield self._join(op)
             else:
@@ -202,7 +277,7 @@ class _Slots:
             elif op.kind is OpKind.JOIN:
                 yield self._graph.parts[op.target, self._actor].uses
             else:
-                yield (op.target,) if op.kind is OpKind.SEND else ()
+                yield (self._channels[op.target].value,) if op.kind is OpKind.SEND else ()
 
     def _call(self, name: str) -> Call:
         call = self._graph.by_name[name]

@@ -19,6 +19,7 @@ everything first, as a rule, was rejected: it can deadlock two actors that feed 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from dagc.graph import DRIVER, Call, Collective, Graph
 from dagc.passes.edges import TICK
@@ -30,36 +31,42 @@ __all__ = ["order_ops"]
 def order_ops(graph: Graph, calls: Sequence[Call | Collective], channels: Iterable[Channel]) -> Schedule:
     """The ops of the driver and of every actor; see the rule above. `calls`: those of the graph, in the order in which
     they are made."""
-    by_name = {channel.name: channel for channel in channels}
+    carriers: dict[str, list[Channel]] = {}
+    for channel in channels:
+        carriers.setdefault(channel.value, []).append(channel)
     schedule: dict[str, list[Op]] = {party: [] for party in (DRIVER, *graph.makers)}
     received: dict[str, set[str]] = {party: set() for party in schedule}
 
     def receive(party: str, value: str) -> None:
         if value not in received[party]:
             received[party].add(value)
-            schedule[party].append(Op(OpKind.RECV, value))
+            by = next(channel for channel in carriers[value] if party in channel.readers)
+            schedule[party].append(Op(OpKind.RECV, by.name))
 
     def send(value: str) -> None:
-        channel = by_name[value]
-        schedule[channel.writer].append(Op(OpKind.SEND, value))
-        if channel.slots == 0:
-            for reader in channel.readers:
-                receive(reader, value)
+        # What is buffered goes first: no reader of it waits for those that meet.
+        for channel in sorted(carriers[value], key=lambda channel: channel.slots == 0):
+            schedule[channel.writer].append(Op(OpKind.SEND, channel.name))
+            if channel.slots == 0:
+                for reader in channel.readers:
+                    receive(reader, value)
 
-    for channel in by_name.values():
-        if channel.writer == DRIVER:
-            send(channel.name)
-    if TICK in by_name:
-        for actor in by_name[TICK].readers:
-            receive(actor, TICK)
-    for call in calls:
-        for use in call.uses:
-            if graph.parties[use] != call.actor:
-                receive(call.actor, use)
-        op = Op(OpKind.JOIN, call.group) if isinstance(call, Collective) else Op(OpKind.RUN, call.name)
-        schedule[call.actor].append(op)
-        for value in graph.values_of(call):
-            if value in by_name:
+    for value, (first, *_) in carriers.items():
+        if first.writer == DRIVER:
+            send(value)
+    for actor in (reader for channel in carriers.get(TICK, ()) for reader in channel.readers):
+        receive(actor, TICK)
+    for _, together in groupby(calls, key=lambda call: call.group if isinstance(call, Collective) else call.name):
+        ranks = list(together)
+        for call in ranks:
+            for use in call.uses:
+                if graph.parties[use] != call.actor:
+                    receive(call.actor, use)
+            op = Op(OpKind.JOIN, call.group) if isinstance(call, Collective) else Op(OpKind.RUN, call.name)
+            schedule[call.actor].append(op)
+        # Not before all ranks have joined: a rank that receives what another one has got must have joined itself.
+        for value in (value for call in ranks for value in graph.values_of(call)):
+            if value in carriers:
                 send(value)
     for use in graph.output.uses:
         if graph.parties[use] != DRIVER:

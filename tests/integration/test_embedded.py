@@ -534,8 +534,8 @@ def test_fork_does_not_share_the_engine(shared: Any) -> None:
         "print(runtime.get(a.echo.remote('alive')), os.WIFSIGNALED(status))\n"
     )
     done = _python("-W", "ignore", "-c", script)
-    # gRPC's threads do not always survive a fork: then the child dies by a signal at any point, even in the middle of its
-    # line. What matters is that the parent's actor is untouched, and that a child which lives is told.
+    # gRPC's threads do not always survive a fork: then the child dies by a signal at any point, even in the middle of
+    # its line. What matters is that the parent's actor is untouched, and that a child which lives is told.
     assert done.stdout in ("alive True\n", "alive False\n")
     if done.stdout == "alive False\n":
         assert "was forked" in done.stderr

@@ -1,7 +1,8 @@
 """Random DAGs mean the same however they are run, and the simulator's verdict on a plan is what really happens.
 
 Cases in each run of the suite: 200 DAGs on threads and 40 on processes, each compiled in both orders, traced and run
-dynamically; 150 plans with shuffled ops and few slots, run by threads with several executions under way.
+dynamically; 40 more on processes, some of whose values go by communicators, where messages meet; 150 plans with
+shuffled ops and few slots, run by threads with several executions under way.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ from dagc.passes.simulate import simulate
 from dagc.placement import locate
 from dagc.plan import Op, OpKind, Plan
 from dagc.planner import make_plan
+from dagc.records import collect
 from runtime import current
+from runtime.calls import BoundCall
 from tests.dags import Boom, Symbolic, evaluate, outputs
+from tests.own_transport import OwnTransport
 
 WATCHDOG = 30.0
 ACTORS = ("a", "b", "c", "d")
@@ -129,6 +133,19 @@ def test_random_dags_mean_the_same_on_processes(actors: list[Any], data: st.Data
     means_the_same(output, 3)
     means_the_same(output, 3, order="free")
     runs_dynamically(output)
+
+
+@on_processes
+@given(data=st.data())
+@settings(UNHURRIED, max_examples=40)
+@pytest.mark.timeout(240)
+def test_random_dags_whose_messages_meet_mean_the_same(actors: list[Any], data: st.DataObject) -> None:
+    output = data.draw(outputs(actors[: data.draw(st.integers(2, 4))]))
+    for call in collect(output.nodes).calls:
+        if isinstance(call, BoundCall) and data.draw(st.booleans()):
+            call.with_tensor_transport(OwnTransport())
+    means_the_same(output, 3)
+    means_the_same(output, 3, order="free")
 
 
 # ---- the verdict ----

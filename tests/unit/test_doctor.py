@@ -396,10 +396,7 @@ def cupy_facts(**facts: Any) -> Callable[[str], Import]:
 
 
 def test_cupy() -> None:
-    assert (
-        checks_packages.cupy(tried(), no).advice
-        == "for tensors between GPUs, which this version does not move yet: pip install 'dagc[cuda12]', or cuda13"
-    )
+    assert checks_packages.cupy(tried(), no).advice == "for tensors between GPUs: pip install 'dagc[cuda12]', or cuda13"
     assert checks_packages.cupy(cupy_facts(devices=2), yes).found == "13.6, 2 GPUs"
     assert checks_packages.cupy(cupy_facts(error="CUDARuntimeError: no driver"), no).status is OK
     assert checks_packages.cupy(cupy_facts(error="CUDARuntimeError: too old"), yes).status is PROBLEM

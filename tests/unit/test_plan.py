@@ -49,9 +49,10 @@ channels = st.builds(
     words,
     parties,
     st.lists(parties, min_size=1, max_size=3, unique=True).map(tuple),
-    st.sampled_from(["local", "shm"]),
+    st.sampled_from(["local", "shm", "nccl"]),
     st.integers(0, 64),
     st.integers(64, 2**20),
+    st.sampled_from(["", "float32[8,4096]", "@cuda", "bfloat16[]@cpu"]),
 )
 ops = st.builds(Op, st.sampled_from(OpKind), words)
 groups = st.builds(

@@ -1,0 +1,61 @@
+"""Tensors between host and device. torch is never imported here: where no tensor was made there is none to move."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+__all__ = ["PLAIN", "arriving", "destination", "is_dense", "on_device", "to_host"]
+
+#: Subclasses of torch.Tensor that are nothing but memory with a shape; others know themselves how they are pickled.
+PLAIN: set[type] = set()
+
+
+def is_dense(value: Any) -> bool:
+    """An ordinary tensor, whose bytes are its value, on the host or on a GPU."""
+    torch = sys.modules.get("torch")
+    return (
+        torch is not None
+        and (type(value) is getattr(torch, "Tensor", None) or type(value) in PLAIN)
+        and value.device.type in ("cpu", "cuda")
+        and value.layout is torch.strided
+        and not value.is_quantized
+        and not value.is_conj()
+        and not value.is_neg()
+    )
+
+
+def to_host(tensor: Any) -> Any:
+    """The tensor on the host; waits for what the current stream still does to it."""
+    return tensor.cpu() if tensor.is_cuda else tensor
+
+
+def on_device(tensor: Any) -> Any:
+    """The tensor on the current GPU. Raises RuntimeError if there is none."""
+    return tensor if tensor.is_cuda else tensor.to(_cuda("a tensor is to be on a GPU"))
+
+
+def destination(device: str, tensor: Any) -> str:
+    """Where the reader shall have a tensor that is here now: "cpu", "cuda", or "cuda?": there if it has one."""
+    if device == "default":
+        return "cuda?" if tensor.is_cuda else "cpu"
+    return device
+
+
+def arriving(tensor: Any, where: str, name: str) -> Any:
+    """A tensor as it came, brought to its destination. Raises RuntimeError if that is a GPU and there is none."""
+    if where == "cpu":
+        return to_host(tensor)
+    if tensor.is_cuda or (where == "cuda?" and not sys.modules["torch"].cuda.is_available()):
+        return tensor
+    return tensor.to(_cuda(f"{name} brings its tensors to a GPU"))
+
+
+def _cuda(what: str) -> Any:
+    torch = sys.modules["torch"]
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            f"{what}, and torch {torch.__version__} finds none here; give the actor num_gpus=1, or write "
+            "with_tensor_transport(device='cpu')"
+        )
+    return torch.device("cuda", torch.cuda.current_device())

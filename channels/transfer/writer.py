@@ -1,0 +1,161 @@
+"""TensorWriter: the writing end of a channel whose tensors travel on their own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from channels.base import Failure, Writer
+from channels.communicators.base import Communicator
+from channels.communicators.tensors import DTYPES
+from channels.devices import destination, on_device, to_host
+from channels.errors import ChannelBroken, ChannelClosed, MismatchError
+from channels.transfer.path import TensorPath
+from channels.transfer.split import split
+
+__all__ = ["GuardedWriter", "Sent", "TensorWriter"]
+
+#: Of a tensor that travels on its own: dtype, shape, whether it requires a gradient, its destination.
+Sent = tuple[str, tuple[int, ...], bool, str]
+
+
+class TensorWriter(Writer):
+    """Sends the head of each message by `writer`, and then its tensors by `communicator`, if there is one.
+
+    Sends of a communicator that works on its own read a copy: the method that made a tensor may change it as soon as it
+    is called again, as one does that runs a CUDA graph, and a reader must not see that. A copy within a GPU takes a
+    small part of the time of the send, and lets this party go on at once.
+    """
+
+    def __init__(self, writer: Writer, path: TensorPath, communicator: Communicator | None = None) -> None:
+        self.spec = writer.spec
+        self._writer = writer
+        self._path = path
+        self._communicator = communicator
+        self._filler: Any = None
+
+    def write(self, value: Any, execution: int, timeout: float | None = None) -> None:
+        """As Writer.write. MismatchError, before anything is sent, for a value that is not of the path's spec."""
+        if self._path.spec is not None:
+            self._write_spec(value, execution, timeout)
+        elif type(value) is Failure:
+            self._writer.write(value, execution, timeout)
+        else:
+            rest, tensors = split(value)
+            parts, sent = [], []
+            for tensor in tensors:
+                part, follows = self._part(tensor)
+                parts.append(part)
+                if follows is not None:
+                    sent.append(follows)
+            self._writer.write((rest, parts), execution, timeout)
+            if sent:
+                self._send(sent)
+
+    def close(self) -> None:
+        self._writer.close()
+
+    # ---- inside ----
+
+    def _part(self, tensor: Any) -> tuple[Any, Any]:
+        """What the head says of a tensor, and what follows it; None: the tensor itself is in the head."""
+        where = destination(self._path.device, tensor)
+        grad = tensor.requires_grad
+        tensor = tensor.detach()
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if self._communicator is None or dtype not in DTYPES:
+            return (where, grad, to_host(tensor)), None
+        if self._communicator.device_type == "cpu":
+            tensor = to_host(tensor)
+        elif where == "cuda":
+            tensor = on_device(tensor)
+        elif not tensor.is_cuda:
+            return (where, grad, tensor), None
+        return (dtype, tuple(tensor.shape), grad, where), tensor
+
+    def _write_spec(self, value: Any, execution: int, timeout: float | None) -> None:
+        """The tensor always follows: its reader may be receiving it already. After a failure it is any tensor."""
+        failed = type(value) is Failure
+        if not failed:
+            self._check(value)
+        if self._communicator is None:
+            if failed or isinstance(value, np.ndarray):
+                self._writer.write(value, execution, timeout)
+            else:
+                self._writer.write((None, [self._part(value)[0]]), execution, timeout)
+            return
+        self._writer.write(value if failed else None, execution, timeout)
+        if failed:
+            value = self._filling()
+        elif not isinstance(value, np.ndarray):
+            value = value.detach()
+            value = to_host(value) if self._communicator.device_type == "cpu" else on_device(value)
+        self._send([value])
+
+    def _check(self, value: Any) -> None:
+        spec = self._path.spec
+        assert spec is not None
+        torch = sys.modules.get("torch")
+        if isinstance(value, np.ndarray):
+            found = f"a numpy array {value.dtype.name}[{','.join(map(str, value.shape))}]"
+            same = spec.library == "numpy" and value.dtype.name == spec.dtype and value.shape == spec.shape
+        elif torch is not None and isinstance(value, torch.Tensor):
+            dtype = str(value.dtype).removeprefix("torch.")
+            found = f"a torch tensor {dtype}[{','.join(map(str, value.shape))}]"
+            same = spec.library == "torch" and dtype == spec.dtype and tuple(value.shape) == spec.shape
+        else:
+            found, same = f"a {type(value).__name__}", False
+        if not same:
+            expected = f"a {'torch tensor' if spec.library == 'torch' else 'numpy array'} {spec}"
+            raise MismatchError(
+                f"{self.spec.name} is {found}; its with_tensor_transport(spec=...) promises {expected}. Leave the spec "
+                "out if the shape changes from execution to execution"
+            )
+
+    def _filling(self) -> Any:
+        if self._filler is None:
+            assert self._path.spec is not None
+            assert self._communicator is not None
+            self._filler = self._communicator.empty(self._path.spec)
+        return self._filler
+
+    def _send(self, tensors: Sequence[Any]) -> None:
+        communicator = self._communicator
+        assert communicator is not None
+        try:
+            if communicator.asynchronous:
+                tensors = [tensor.clone() for tensor in tensors]
+            communicator.isend(tensors, self._path.peers)
+        except (ChannelClosed, ChannelBroken):
+            raise
+        except Exception as error:
+            # The head is out, and the readers wait for what it names.
+            reason = f"{self.spec.name}: its tensors could not be sent after their head: {error!r}"
+            communicator.abort(reason)
+            raise ChannelBroken(reason) from error
+
+
+class GuardedWriter(Writer):
+    """A writer of a party whose communicators work on their own.
+
+    What such a communicator has received holds anything once its group is broken, and so does what was made of it. So
+    before anything leaves this party, their state is looked at. A group is marked broken before what runs on the
+    device is ended, so nothing wrong gets by.
+    """
+
+    def __init__(self, writer: Writer, checks: Sequence[Callable[[], None]]) -> None:
+        self.spec = writer.spec
+        self._writer = writer
+        self._checks = checks
+
+    def write(self, value: Any, execution: int, timeout: float | None = None) -> None:
+        """As Writer.write. Raises ChannelBroken if one of the groups is broken."""
+        for check in self._checks:
+            check()
+        self._writer.write(value, execution, timeout)
+
+    def close(self) -> None:
+        self._writer.close()
