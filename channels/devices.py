@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-__all__ = ["PLAIN", "arriving", "destination", "is_dense", "on_device", "to_host"]
+__all__ = ["PLAIN", "arriving", "destination", "is_dense", "to_host"]
 
 #: Subclasses of torch.Tensor that are nothing but memory with a shape; others know themselves how they are pickled.
 PLAIN: set[type] = set()
@@ -28,11 +28,6 @@ def is_dense(value: Any) -> bool:
 def to_host(tensor: Any) -> Any:
     """The tensor on the host; waits for what the current stream still does to it."""
     return tensor.cpu() if tensor.is_cuda else tensor
-
-
-def on_device(tensor: Any) -> Any:
-    """The tensor on the current GPU. Raises RuntimeError if there is none."""
-    return tensor if tensor.is_cuda else tensor.to(_cuda("a tensor is to be on a GPU"))
 
 
 def destination(device: str, tensor: Any) -> str:

@@ -166,6 +166,9 @@ class AgreedCommunicator(Communicator):
     def accepts(self, tensor: Tensor) -> TensorSpec:
         return self._inner.accepts(tensor)
 
+    def place(self, tensor: Tensor) -> Tensor:
+        return self._inner.place(tensor)
+
     def empty(self, spec: TensorSpec) -> Tensor:
         return self._inner.empty(spec)
 

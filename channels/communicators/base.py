@@ -45,6 +45,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from channels.communicators.tensors import ReduceOp, Tensor, TensorSpec
+from channels.devices import to_host
 
 __all__ = ["Communicator", "GroupHandle", "Transport", "Work"]
 
@@ -115,6 +116,10 @@ class Communicator(ABC):
     def accepts(self, tensor: Tensor) -> TensorSpec:
         """The spec of a tensor that this rank may give. Raises TypeError for one that the transport cannot take."""
         return TensorSpec.of(tensor)
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """A torch tensor where this communicator takes it: on the host, or on this rank's GPU; a copy if need be."""
+        return to_host(tensor)
 
     def empty(self, spec: TensorSpec) -> Tensor:
         """A new tensor of this spec, not initialised, where this communicator takes it: on a GPU, on this rank's."""

@@ -11,7 +11,7 @@ import numpy as np
 from channels.base import Failure, Writer
 from channels.communicators.base import Communicator
 from channels.communicators.tensors import DTYPES
-from channels.devices import destination, on_device, to_host
+from channels.devices import destination, to_host
 from channels.errors import ChannelBroken, ChannelClosed, MismatchError
 from channels.transfer.path import TensorPath
 from channels.transfer.split import split
@@ -68,12 +68,9 @@ class TensorWriter(Writer):
         dtype = str(tensor.dtype).removeprefix("torch.")
         if self._communicator is None or dtype not in DTYPES:
             return (where, grad, to_host(tensor)), None
-        if self._communicator.device_type == "cpu":
-            tensor = to_host(tensor)
-        elif where == "cuda":
-            tensor = on_device(tensor)
-        elif not tensor.is_cuda:
-            return (where, grad, tensor), None
+        if self._communicator.device_type == "cuda" and where == "cpu":
+            return (where, grad, to_host(tensor)), None
+        tensor = self._communicator.place(tensor)
         return (dtype, tuple(tensor.shape), grad, where), tensor
 
     def _write_spec(self, value: Any, execution: int, timeout: float | None) -> None:
@@ -91,8 +88,7 @@ class TensorWriter(Writer):
         if failed:
             value = self._filling()
         elif not isinstance(value, np.ndarray):
-            value = value.detach()
-            value = to_host(value) if self._communicator.device_type == "cpu" else on_device(value)
+            value = self._communicator.place(value.detach())
         self._send([value])
 
     def _check(self, value: Any) -> None:

@@ -48,6 +48,13 @@ class Gpu:
             (gpu.tolist(), cpu.tolist(), value["n"], value["mask"].tolist(), value["uint8"].tolist()),
         )
 
+    def on_second(self, n: int) -> Any:
+        return torch.full((4, 8), float(n), device="cuda:1")
+
+    def place(self, x: Any) -> tuple[int, int]:
+        """Where it is: device and address."""
+        return x.device.index, x.data_ptr()
+
     def total(self, x: Any) -> float:
         assert x.is_cuda
         return float(x.cpu().sum())
@@ -175,6 +182,24 @@ def test_a_spec_that_does_not_hold_is_an_error_of_its_execution(gpus: list[Any])
                     ref.get(timeout=WATCHDOG)
             else:
                 assert ref.get(timeout=WATCHDOG) == 32.0 * n
+
+
+def test_what_a_spec_promises_is_received_into_memory_that_is_there(gpus: list[Any]) -> None:
+    with InputNode() as n:
+        out = gpus[1].place.bind(gpus[0].make.bind(n).with_tensor_transport(spec=SPEC))
+    with dagc.compile(out, timeout=WATCHDOG) as graph:
+        assert len(set(inputs(graph, range(50)))) <= 3
+
+
+def test_a_tensor_of_another_gpu_of_its_actor(gpus: list[Any]) -> None:
+    for spec in (None, SPEC):
+        with InputNode() as n:
+            value = gpus[0].on_second.bind(n).with_tensor_transport(spec=spec)
+            out = [gpus[1].total.bind(value), gpus[2].place.bind(value)]
+        with dagc.compile(MultiOutputNode(out), timeout=WATCHDOG) as graph:
+            assert [(total, device) for total, (device, _) in inputs(graph, range(4))] == [
+                (32.0 * n, 0) for n in range(4)
+            ]
 
 
 def test_devices(gpus: list[Any], host: Any) -> None:

@@ -195,7 +195,11 @@ class NcclCommunicator(Communicator):
     # ---- tensors ----
 
     def accepts(self, tensor: Tensor) -> TensorSpec:
-        return TensorSpec(tuple(tensor.shape), DTYPES[self._tensors.code(tensor)], "torch")
+        dtype = DTYPES[self._tensors.code(tensor)]
+        return TensorSpec(tuple(tensor.shape), dtype, "torch")
+
+    def place(self, tensor: Tensor) -> Tensor:
+        return tensor.to(f"cuda:{self.device}")
 
     def empty(self, spec: TensorSpec) -> Tensor:
         tensor, _ = self._tensors.writable(spec, "the spec")
