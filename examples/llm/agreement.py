@@ -71,3 +71,19 @@ def common_prefix(found: Sequence[int], expected: Sequence[int]) -> int:
     """How many tokens are the same before the first one that is not."""
     pairs = enumerate(zip(found, expected, strict=False))
     return next((n for n, (one, other) in pairs if one != other), min(len(found), len(expected)))
+
+
+def preference(
+    reference: SubmitLogits, prompt: Sequence[int], expected: Sequence[int], found: Sequence[int]
+) -> float | None:
+    """Where `found` first parts from `expected`: by how much the reference's logit of the expected token is larger.
+
+    About 0 is a near tie, which rounding may decide either way. None if one is the beginning of the other. The
+    reference computes prompt and answer up to there anew, in slot 0 of its KV cache.
+    """
+    same = common_prefix(found, expected)
+    if same == min(len(found), len(expected)):
+        return None
+    tokens = [*prompt, *expected[:same]]
+    logits = reference(torch.tensor(tokens), Batch(slots=(0,), starts=(0,), lengths=(len(tokens),)))()[0]
+    return (logits[expected[same]] - logits[found[same]]).item()

@@ -108,6 +108,12 @@ class KVCache:
         return self.keys[slot, :, :end], self.values[slot, :, :end]
 
 
+class Tensors(Protocol):
+    """Tensors by name: a checkpoint's, or others of the same names and shapes."""
+
+    def __getitem__(self, name: str, /) -> Tensor: ...
+
+
 class Weights:
     """A checkpoint's tensors by name, memory-mapped: only the pages that a stage's own pieces touch are ever read.
 
@@ -117,7 +123,7 @@ class Weights:
     def __init__(self, path: Path) -> None:
         self._file: Any = safe_open(path, framework="pt")
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str, /) -> Tensor:
         tensor: Tensor = self._file.get_tensor(name)
         return tensor
 
@@ -125,7 +131,7 @@ class Weights:
 class Embedding:
     """Token ids [T] -> hidden states [T, d]."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Tensors) -> None:
         self.weight = weights["embed_tokens.weight"]
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:  # noqa: ARG002 - every piece has this signature
@@ -135,7 +141,7 @@ class Embedding:
 class DecoderLayer:
     """Hidden states [T, d] -> [T, d]; q/k/v and gate/up are fused, one matrix product each, as in vLLM."""
 
-    def __init__(self, config: LlamaConfig, weights: Weights, index: int, slots: int, max_len: int) -> None:
+    def __init__(self, config: LlamaConfig, weights: Tensors, index: int, slots: int, max_len: int) -> None:
         self.config = config
         self.input_norm = weights[f"layers.{index}.input_layernorm.weight"]
         self.qkv_proj = weights[f"layers.{index}.self_attn.qkv_proj.weight"]
@@ -169,7 +175,7 @@ class LMHead:
     Sampling here keeps the logits (vocab_size floats a sequence) inside the last stage.
     """
 
-    def __init__(self, config: LlamaConfig, weights: Weights) -> None:
+    def __init__(self, config: LlamaConfig, weights: Tensors) -> None:
         self.config = config
         self.norm = weights["norm.weight"]
         self.weight = weights["embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
@@ -187,7 +193,7 @@ def rms_norm(x: Tensor, weight: Tensor, config: LlamaConfig) -> Tensor:
     return F.rms_norm(x, (config.hidden_size,), weight, config.rms_norm_eps)
 
 
-def load_pieces(config: LlamaConfig, weights: Weights, pieces: range, slots: int, max_len: int) -> list[Piece]:
+def load_pieces(config: LlamaConfig, weights: Tensors, pieces: range, slots: int, max_len: int) -> list[Piece]:
     """The model's pieces number `pieces`: 0 is the embedding, 1..N the decoder layers, N + 1 the head."""
 
     def load(piece: int) -> Piece:

@@ -64,8 +64,10 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--prompt", action="append", metavar="TEXT", help="a prompt; may be repeated (default: four short ones)")
     add("--prompts", type=Path, metavar="FILE", help="more prompts, one a line")
-    add("--max-new-tokens", type=positive, default=32, metavar="N", help="tokens for each prompt (default: 32)")
-    add("--rounds", type=positive, default=3, metavar="N", help="how often each way is timed (default: 3)")
+    add(
+        "--max-new-tokens", type=positive, default=32, metavar="N", help="tokens for each prompt (default: %(default)s)"
+    )
+    add("--rounds", type=positive, default=3, metavar="N", help="how often each way is timed (default: %(default)s)")
     add("--offline-tiny", action="store_true", help="a tiny random model: needs no weights, its text means nothing")
     add("--cache", type=Path, default=default_cache(), metavar="DIR", help="converted models (default: %(default)s)")
 

@@ -18,21 +18,24 @@ class Run:
     """seconds that each stage worked; empty where there are no stages"""
 
 
+def describe(owned: range, num_pieces: int) -> str:
+    """These pieces of a model in words."""
+    head = num_pieces - 1
+    layers = [piece - 1 for piece in owned if 0 < piece < head]
+    parts = ["embedding"] if 0 in owned else []
+    parts += [f"layers {layers[0]}-{layers[-1]}"] if layers else []
+    parts += ["lm_head"] if head in owned else []
+    return " + ".join(parts)
+
+
 def cut_table(cut: Sequence[range], costs: Sequence[float]) -> Table:
     """Which pieces each stage got, and what a decode step costs it."""
-    head = len(costs) - 1
-
-    def describe(owned: range) -> str:
-        layers = [piece - 1 for piece in owned if 0 < piece < head]
-        parts = ["embedding"] if 0 in owned else []
-        parts += [f"layers {layers[0]}-{layers[-1]}"] if layers else []
-        parts += ["lm_head"] if head in owned else []
-        return " + ".join(parts)
-
     table = Table("stage", "pieces", title="cost of a decode step", title_justify="left")
     table.add_column("ms", justify="right")
     for number, owned in enumerate(cut):
-        table.add_row(f"stage{number}", describe(owned), f"{sum(costs[piece] for piece in owned) * 1e3:.2f}")
+        table.add_row(
+            f"stage{number}", describe(owned, len(costs)), f"{sum(costs[piece] for piece in owned) * 1e3:.2f}"
+        )
     return table
 
 

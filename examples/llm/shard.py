@@ -83,7 +83,7 @@ class ShardWeights(Weights):
         super().__init__(path)
         self.share = share
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str, /) -> Tensor:
         tensor = super().__getitem__(name)
         whole, share = self.share.whole, self.share
         group = whole.num_attention_heads // whole.num_key_value_heads
@@ -112,32 +112,47 @@ def scaled(of: range, by: int = 1) -> slice:
 class Shard:
     """Rank `rank` of `ranks`: its share of a checkpoint's layers and lm_head, and the KV cache of its heads.
 
+    `pieces`: of which pieces of the model, numbered as by `load_pieces`; all of them, or those of a pipeline stage.
+    Calls for a piece that it does not have raise TypeError or, for a layer, KeyError.
+
     Methods take and give values and change nothing but the KV cache, so the graph shows all that happens. Shapes: T
     tokens, S sequences, d hidden_size, V' the rank's rows of the vocabulary; float32, token ids int64.
     """
 
-    def __init__(self, checkpoint: Path, rank: int, ranks: int, *, slots: int, max_len: int, threads: int) -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        rank: int,
+        ranks: int,
+        *,
+        slots: int,
+        max_len: int,
+        threads: int,
+        pieces: range | None = None,
+    ) -> None:
         torch.set_num_threads(threads)
         path = Checkpoint(checkpoint).weights_path
         self.config = Checkpoint(checkpoint).config
         self.rank = rank
         share = shares(self.config, ranks)[rank]
         weights = ShardWeights(path, share)
-        self.embedding = Embedding(weights)
-        self.layers = [
-            DecoderLayer(share.config, weights, index, slots, max_len) for index in range(self.config.num_hidden_layers)
-        ]
-        self.head = LMHead(self.config, weights)
-        missing = len(shares(self.config, ranks)[0].vocabulary) - len(share.vocabulary)
-        self.head.weight = self.head.weight[scaled(share.vocabulary)]
-        if missing:  # rows of zeros; `join_logits` cuts their logits off
-            self.head.weight = F.pad(self.head.weight, (0, 0, 0, missing))
+        last = self.config.num_pieces - 1
+        self.pieces = range(last + 1) if pieces is None else pieces
+        self.embedding = Embedding(weights) if 0 in self.pieces else None
+        self.layers = {
+            piece - 1: DecoderLayer(share.config, weights, piece - 1, slots, max_len)
+            for piece in self.pieces
+            if 0 < piece < last
+        }
+        self.head = self._head(weights, ranks, share) if last in self.pieces else None
         self.rotary = RotaryTable(self.config, max_len)
         self._warm_up()
 
     @torch.inference_mode()
     def embed(self, tokens: Tensor, step: Step) -> Tensor:
         """[T] -> [T, d], the same on every rank."""
+        if self.embedding is None:
+            raise TypeError(f"this rank has no embedding; its pieces are {self.pieces}, expected piece 0 among them")
         return self.embedding(tokens, step)
 
     @torch.inference_mode()
@@ -160,6 +175,8 @@ class Shard:
     @torch.inference_mode()
     def logits(self, x: Tensor, step: Step) -> Tensor:
         """[T, d] -> [V', S], of the last token of every span; vocabulary first, since an allgather joins along it."""
+        if self.head is None:
+            raise TypeError(f"this rank has no lm_head; its pieces are {self.pieces}, expected the last one among them")
         return self.head.logits(x, step).T.contiguous()
 
     @torch.inference_mode()
@@ -175,11 +192,23 @@ class Shard:
         """
         return x + part if self.rank == 0 else part
 
+    def _head(self, weights: ShardWeights, ranks: int, share: Share) -> LMHead:
+        """The final norm, and this rank's rows of the lm_head."""
+        head = LMHead(self.config, weights)
+        head.weight = head.weight[scaled(share.vocabulary)]
+        missing = len(shares(self.config, ranks)[0].vocabulary) - len(share.vocabulary)
+        if missing:  # rows of zeros; `join_logits` cuts their logits off
+            head.weight = F.pad(head.weight, (0, 0, 0, missing))
+        return head
+
     def _warm_up(self) -> None:
         """The first step maps pages and warms PyTorch's kernels up; it belongs to loading."""
         step = self.step(Batch(slots=(0,), starts=(0,), lengths=(1,)))
-        x = self.embed(torch.zeros(1, dtype=torch.long), step)
-        for layer in range(len(self.layers)):
+        x = torch.zeros(1, self.config.hidden_size)
+        if self.embedding is not None:
+            x = self.embed(torch.zeros(1, dtype=torch.long), step)
+        for layer in self.layers:
             self.attention(layer, x, step)
             self.mlp(layer, x)
-        self.logits(x, step)
+        if self.head is not None:
+            self.logits(x, step)

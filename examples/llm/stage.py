@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from examples.llm.checkpoint import Checkpoint
-from examples.llm.model import Batch, LMHead, RotaryTable, Weights, load_pieces
+from examples.llm.model import Batch, LMHead, Piece, RotaryTable, Weights, load_pieces
 
 
 class Stage:
@@ -22,12 +22,16 @@ class Stage:
         torch.set_num_threads(threads)
         self.config = Checkpoint(checkpoint).config
         weights = Weights(Checkpoint(checkpoint).weights_path)
-        self.pieces = load_pieces(self.config, weights, range(first, last), slots, max_len)
+        self.pieces = self.load(weights, range(first, last), slots, max_len)
         self.takes_ids = first == 0
         self.rotary = RotaryTable(self.config, max_len)
         self._busy_s = 0.0
         # The first step maps every weight page and warms PyTorch's kernels up; it belongs to loading.
         self.step_costs(rounds=1, batch_size=1)
+
+    def load(self, weights: Weights, pieces: range, slots: int, max_len: int) -> list[Piece]:
+        """These pieces of the model, by number; for stages that hold them in another way to say otherwise."""
+        return load_pieces(self.config, weights, pieces, slots, max_len)
 
     @torch.inference_mode()
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
