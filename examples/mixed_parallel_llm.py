@@ -40,6 +40,7 @@ from torch import Tensor
 
 import dagc
 from dagc.timing.figures import Figures
+from examples.llm.accelerator import gpus_each
 from examples.llm.agreement import Agreement, common_prefix, greedy, preference, teacher_forced
 from examples.llm.display import Update, answers, table
 from examples.llm.grid import divided, grid_parallel, grid_plan
@@ -119,13 +120,18 @@ def on_threads(model: Stage, threads: int) -> Submit:
 
 
 def start_grid(
-    setup: Setup, cut: Sequence[range], ranks: int, label: str, make: Mapping[str, int]
+    setup: Setup, cut: Sequence[range], ranks: int, label: str, make: Mapping[str, int], gpus: float
 ) -> tuple[Any, list[list[str]]]:
-    """The graph over new actors, and their names, stage by stage; `make`: what each of them is made with."""
+    """The graph over new actors, and their names, stage by stage.
+
+    `make`: what each of them is made with; `gpus`: what each has of them.
+    """
     names = [[f"{label}{stage}-rank{rank}" for rank in range(ranks)] for stage in range(len(cut))]
     actors = [
         [
-            RemoteShard.options(name=name).remote(setup.checkpoint.folder, rank, ranks, pieces=pieces, **make)
+            RemoteShard.options(name=name, num_gpus=gpus).remote(
+                setup.checkpoint.folder, rank, ranks, pieces=pieces, **make
+            )
             for rank, name in enumerate(of_stage)
         ]
         for of_stage, pieces in zip(names, cut, strict=True)
@@ -134,17 +140,22 @@ def start_grid(
 
 
 def alternatives(
-    options: Options, setup: Setup, costs: Sequence[float], make: Mapping[str, int], open_graphs: ExitStack
+    options: Options,
+    setup: Setup,
+    costs: Sequence[float],
+    make: Mapping[str, int],
+    gpus: float,
+    open_graphs: ExitStack,
 ) -> dict[str, Way]:
     """Each of the two parallelisms alone, on new actors with as many threads in all; the graphs are left open."""
     pieces, sequences = setup.config.num_pieces, len(setup.workload.prompts)
     ranks, rank_threads = divided(options.threads, setup.config.num_key_value_heads)
-    dag, _ = start_grid(setup, [range(pieces)], ranks, "tp", {**make, "threads": rank_threads})
+    dag, _ = start_grid(setup, [range(pieces)], ranks, "tp", {**make, "threads": rank_threads}, gpus)
     tensor = open_graphs.enter_context(dagc.compile(dag, name="tp", max_inflight=1))
 
     stages, stage_threads = divided(options.threads, pieces)
     row = [
-        RemoteStage.options(name=f"pp{number}").remote(
+        RemoteStage.options(name=f"pp{number}", num_gpus=gpus).remote(
             setup.checkpoint.folder, owned.start, owned.stop, threads=stage_threads, **make
         )
         for number, owned in enumerate(dagc.partition(costs, stages))
@@ -173,7 +184,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     dagc.init()
     try:
-        dag, names = start_grid(setup, cut, options.ranks, "stage", {**make, "threads": options.threads_per_rank})
+        # Those of the alternatives live at the same time.
+        gpus = gpus_each(len(cut) * options.ranks * (1 if options.grid_only else 3))
+        of_rank = {**make, "threads": options.threads_per_rank}
+        dag, names = start_grid(setup, cut, options.ranks, "stage", of_rank, gpus)
         agreement = Agreement()
         with ExitStack() as open_graphs:
             graph = open_graphs.enter_context(dagc.compile(dag, name=PROGRAM, max_inflight=options.groups))
@@ -183,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             expected = generate(workload.deal(options.groups), forced).outputs
             ways = {mixed: Way(greedy(compiled(graph)), options.groups)}
             if not options.grid_only:
-                ways |= alternatives(options, setup, costs, make, open_graphs)
+                ways |= alternatives(options, setup, costs, make, gpus, open_graphs)
             cores = len(os.sched_getaffinity(0))
             for threads in sorted({options.threads, min(options.threads, cores)}, reverse=True):
                 ways[f"unsplit, threads: {threads}"] = Way(on_threads(whole, threads), 1)

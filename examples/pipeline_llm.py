@@ -30,6 +30,7 @@ from rich.console import Console
 from torch import Tensor
 
 import dagc
+from examples.llm.accelerator import gpus_each
 from examples.llm.checkpoint import Checkpoint
 from examples.llm.config import LlamaConfig
 from examples.llm.display import Update, answers
@@ -54,8 +55,8 @@ def pipeline(stages: Sequence[Any]) -> Any:
     with dagc.InputNode() as step:
         x = step.tokens
         for stage in stages:
-            x = stage.forward.bind(x, step.batch)
-    return x
+            x = stage.forward.bind(x, step.batch).with_tensor_transport()
+    return x.with_tensor_transport(device="cpu")
 
 
 def compiled(graph: dagc.CompiledGraph) -> Submit:
@@ -104,7 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     dagc.init()
     try:
         stages = [
-            RemoteStage.options(name=f"stage{number}").remote(checkpoint.folder, owned.start, owned.stop, **make)
+            RemoteStage.options(name=f"stage{number}", num_gpus=gpus_each(len(cut))).remote(
+                checkpoint.folder, owned.start, owned.stop, **make
+            )
             for number, owned in enumerate(cut)
         ]
         dag = pipeline(stages)

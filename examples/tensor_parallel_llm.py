@@ -45,6 +45,7 @@ from rich.table import Table
 from torch import Tensor
 
 import dagc
+from examples.llm.accelerator import gpus_each
 from examples.llm.agreement import Agreement, SubmitLogits, common_prefix, greedy, teacher_forced
 from examples.llm.checkpoint import Checkpoint
 from examples.llm.collective_time import StepTime, step_time
@@ -116,7 +117,7 @@ def tensor_parallel(ranks: Sequence[Any], num_layers: int) -> Any:
             x = dagc.allreduce.bind(attention, op="sum")
             x = dagc.allreduce.bind([rank.mlp.bind(layer, h) for rank, h in zip(ranks, x, strict=True)], op="sum")
         parts = [rank.logits.bind(h, at) for rank, h, at in zip(ranks, x, steps, strict=True)]
-        return ranks[0].join_logits.bind(dagc.allgather.bind(parts)[0])
+        return ranks[0].join_logits.bind(dagc.allgather.bind(parts)[0]).with_tensor_transport(device="cpu")
 
 
 def compiled(graph: dagc.CompiledGraph) -> SubmitLogits:
@@ -156,7 +157,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     dagc.init()
     try:
         ranks = [
-            RemoteShard.options(name=f"rank{number}").remote(checkpoint.folder, number, options.ranks, **make)
+            RemoteShard.options(name=f"rank{number}", num_gpus=gpus_each(options.ranks)).remote(
+                checkpoint.folder, number, options.ranks, **make
+            )
             for number in range(options.ranks)
         ]
         dag = tensor_parallel(ranks, config.num_hidden_layers)

@@ -119,3 +119,12 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
             del needs[module]
     circle = {module: sorted(used & set(needs)) for module, used in needs.items()}
     assert circle == {}, "these import each other, or are imported by those that do"
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = ast.literal_eval(text[text.index("\npackages = ") :].split("=", 1)[1].split("]", 1)[0].strip() + "]")
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts) for tree in ALLOWED for path in (ROOT / tree).rglob("__init__.py")
+    }
+    assert set(listed) == found

@@ -35,7 +35,9 @@ def grid_parallel(stages: Sequence[Sequence[Any]], cut: Sequence[range]) -> Any:
                     x = [rank.logits.bind(h, step) for rank, h, step in zip(ranks, x, steps, strict=True)]
                 else:
                     x = layer(ranks, piece - 1, x, steps)
-        return stages[-1][0].join_logits.bind(dagc.allgather.bind(x)[0])
+            for hidden in x:
+                hidden.with_tensor_transport()  # from GPU to GPU where there are some
+        return stages[-1][0].join_logits.bind(dagc.allgather.bind(x)[0]).with_tensor_transport(device="cpu")
 
 
 def layer(ranks: Sequence[Any], number: int, x: Sequence[Any], steps: Sequence[Any]) -> Sequence[Any]:

@@ -8,7 +8,7 @@ Tokens of several sequences are flattened into one row, as in vLLM: a batch with
 beside two decodes, and every linear layer sees [7, hidden]. Only attention looks at one sequence at a time.
 
 Shapes below: T tokens in the batch, S sequences, H query heads, KV key/value heads, D head_dim, d hidden_size. All
-weights and activations are float32, token ids int64.
+weights and activations are float32, token ids int64. Everything lies on the device of the weights.
 """
 
 import dataclasses
@@ -22,6 +22,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from examples.llm.config import LlamaConfig
+
+CPU = torch.device("cpu")
 
 
 class Batch(NamedTuple):
@@ -58,10 +60,10 @@ class Piece(Protocol):
 class RotaryTable:
     """cos and sin of every position, computed once: [max_len, D / 2]."""
 
-    def __init__(self, config: LlamaConfig, max_len: int) -> None:
+    def __init__(self, config: LlamaConfig, max_len: int, device: torch.device = CPU) -> None:
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
         angles = torch.outer(torch.arange(max_len, dtype=torch.float32), 1.0 / config.rope_theta**exponents)
-        self.cos, self.sin = angles.cos(), angles.sin()
+        self.cos, self.sin = angles.cos().to(device), angles.sin().to(device)
 
     def step(self, batch: Batch) -> Step:
         positions = torch.cat([torch.arange(start, start + n) for _, start, n in zip(*batch, strict=True)])
@@ -85,7 +87,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q = q.view(n, kv_heads, group, head_dim).permute(1, 2, 0, 3)
     k, v = (cached.unsqueeze(1).expand(-1, group, -1, -1) for cached in (k, v))
     # New token i sits at position length - n + i and sees up to itself; a single one sees everything.
-    mask = None if n == 1 else torch.ones(n, length, dtype=torch.bool).tril(diagonal=length - n)
+    mask = None if n == 1 else torch.ones(n, length, dtype=torch.bool, device=q.device).tril(diagonal=length - n)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.permute(2, 0, 1, 3).reshape(n, heads * head_dim)
 
@@ -96,9 +98,9 @@ class KVCache:
     A slot belongs to one sequence, and a new sequence in the slot overwrites it from position 0.
     """
 
-    def __init__(self, config: LlamaConfig, slots: int, max_len: int) -> None:
+    def __init__(self, config: LlamaConfig, slots: int, max_len: int, device: torch.device = CPU) -> None:
         shape = (slots, config.num_key_value_heads, max_len, config.head_dim)
-        self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
+        self.keys, self.values = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
 
     def extend(self, slot: int, start: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write k and v, [n, KV, D], from position `start`; return everything up to there, [KV, start + n, D] twice."""
@@ -117,15 +119,16 @@ class Tensors(Protocol):
 class Weights:
     """A checkpoint's tensors by name, memory-mapped: only the pages that a stage's own pieces touch are ever read.
 
-    Stages on one machine share these pages, tied embedding included.
+    Stages on one machine share these pages, tied embedding included; on a GPU each has copies of its own.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: torch.device = CPU) -> None:
         self._file: Any = safe_open(path, framework="pt")
+        self._device = device
 
     def __getitem__(self, name: str, /) -> Tensor:
         tensor: Tensor = self._file.get_tensor(name)
-        return tensor
+        return tensor.to(self._device)
 
 
 class Embedding:
@@ -149,7 +152,7 @@ class DecoderLayer:
         self.post_attention_norm = weights[f"layers.{index}.post_attention_layernorm.weight"]
         self.gate_up_proj = weights[f"layers.{index}.mlp.gate_up_proj.weight"]
         self.down_proj = weights[f"layers.{index}.mlp.down_proj.weight"]
-        self.cache = KVCache(config, slots, max_len)
+        self.cache = KVCache(config, slots, max_len, self.qkv_proj.device)
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         x = x + self.attention(rms_norm(x, self.input_norm, self.config), step)

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everybody knows it by
 from torch import Tensor
 
+from examples.llm.accelerator import device_here
 from examples.llm.checkpoint import Checkpoint
 from examples.llm.config import LlamaConfig
-from examples.llm.model import Batch, DecoderLayer, Embedding, LMHead, RotaryTable, Step, Weights, rms_norm
+from examples.llm.model import CPU, Batch, DecoderLayer, Embedding, LMHead, RotaryTable, Step, Weights, rms_norm
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class ShardWeights(Weights):
     memory for them, where stages of a pipeline share the pages.
     """
 
-    def __init__(self, path: Path, share: Share) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, share: Share, device: torch.device = CPU) -> None:
+        super().__init__(path, device)
         self.share = share
 
     def __getitem__(self, name: str, /) -> Tensor:
@@ -135,7 +136,8 @@ class Shard:
         self.config = Checkpoint(checkpoint).config
         self.rank = rank
         share = shares(self.config, ranks)[rank]
-        weights = ShardWeights(path, share)
+        self.device = device_here()
+        weights = ShardWeights(path, share, self.device)
         last = self.config.num_pieces - 1
         self.pieces = range(last + 1) if pieces is None else pieces
         self.embedding = Embedding(weights) if 0 in self.pieces else None
@@ -145,7 +147,7 @@ class Shard:
             if 0 < piece < last
         }
         self.head = self._head(weights, ranks, share) if last in self.pieces else None
-        self.rotary = RotaryTable(self.config, max_len)
+        self.rotary = RotaryTable(self.config, max_len, self.device)
         self._warm_up()
 
     @torch.inference_mode()
@@ -153,7 +155,7 @@ class Shard:
         """[T] -> [T, d], the same on every rank."""
         if self.embedding is None:
             raise TypeError(f"this rank has no embedding; its pieces are {self.pieces}, expected piece 0 among them")
-        return self.embedding(tokens, step)
+        return self.embedding(tokens.to(self.device), step)
 
     @torch.inference_mode()
     def step(self, batch: Batch) -> Step:
@@ -204,7 +206,7 @@ class Shard:
     def _warm_up(self) -> None:
         """The first step maps pages and warms PyTorch's kernels up; it belongs to loading."""
         step = self.step(Batch(slots=(0,), starts=(0,), lengths=(1,)))
-        x = torch.zeros(1, self.config.hidden_size)
+        x = torch.zeros(1, self.config.hidden_size, device=self.device)
         if self.embedding is not None:
             x = self.embed(torch.zeros(1, dtype=torch.long), step)
         for layer in self.layers:

@@ -7,6 +7,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from examples.llm.accelerator import device_here, settle
 from examples.llm.checkpoint import Checkpoint
 from examples.llm.model import Batch, LMHead, Piece, RotaryTable, Weights, load_pieces
 
@@ -21,10 +22,11 @@ class Stage:
     def __init__(self, checkpoint: Path, first: int, last: int, *, slots: int, max_len: int, threads: int) -> None:
         torch.set_num_threads(threads)
         self.config = Checkpoint(checkpoint).config
-        weights = Weights(Checkpoint(checkpoint).weights_path)
+        self.device = device_here()
+        weights = Weights(Checkpoint(checkpoint).weights_path, self.device)
         self.pieces = self.load(weights, range(first, last), slots, max_len)
         self.takes_ids = first == 0
-        self.rotary = RotaryTable(self.config, max_len)
+        self.rotary = RotaryTable(self.config, max_len, self.device)
         self._busy_s = 0.0
         # The first step maps every weight page and warms PyTorch's kernels up; it belongs to loading.
         self.step_costs(rounds=1, batch_size=1)
@@ -37,9 +39,10 @@ class Stage:
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
         """One step of one group of sequences: [T] int64 or [T, d] float32 in; [T, d] float32, or [S] int64, out."""
         started = time.perf_counter()
-        step = self.rotary.step(batch)
+        step, x = self.rotary.step(batch), x.to(self.device)
         for piece in self.pieces:
             x = piece(x, step)
+        settle(self.device)
         self._busy_s += time.perf_counter() - started
         return x
 
@@ -52,7 +55,7 @@ class Stage:
         *body, head = self.pieces
         if not isinstance(head, LMHead):
             raise TypeError(f"the last piece of this stage is a {type(head).__name__}; expected the lm_head")
-        step = self.rotary.step(batch)
+        step, x = self.rotary.step(batch), x.to(self.device)
         for piece in body:
             x = piece(x, step)
         return head.logits(x, step)
@@ -73,10 +76,11 @@ class Stage:
         step = self.rotary.step(Batch(slots=(0,) * batch_size, starts=(0,) * batch_size, lengths=(1,) * batch_size))
         samples: dict[type, list[float]] = {}
         for _ in range(rounds):
-            x = torch.zeros(batch_size, *([] if self.takes_ids else [self.config.hidden_size]))
+            x = torch.zeros(batch_size, *([] if self.takes_ids else [self.config.hidden_size]), device=self.device)
             x = x.long() if self.takes_ids else x
             for piece in self.pieces:
                 started = time.perf_counter()
                 x = piece(x, step)
+                settle(self.device)
                 samples.setdefault(type(piece), []).append(time.perf_counter() - started)
         return [median(samples[type(piece)]) for piece in self.pieces]

@@ -106,7 +106,9 @@ class Connection:
         """Send and receive what is possible at once."""
         try:
             while self._out:
-                del self._out[: self._socket.send(self._out[: 1 << 20])]
+                with memoryview(self._out) as waiting:
+                    sent = self._socket.send(waiting)
+                del self._out[:sent]
         except BlockingIOError:
             pass
         except OSError:
@@ -124,7 +126,8 @@ class Connection:
             kind, length = _FRAME.unpack_from(self._in)
             if len(self._in) < _FRAME.size + length:
                 break
-            self._frames.setdefault(kind, deque()).append(bytes(self._in[_FRAME.size : _FRAME.size + length]))
+            with memoryview(self._in) as come:
+                self._frames.setdefault(kind, deque()).append(bytes(come[_FRAME.size : _FRAME.size + length]))
             del self._in[: _FRAME.size + length]
 
     @property

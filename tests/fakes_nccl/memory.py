@@ -138,11 +138,16 @@ class CudaTensor(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = [one for one in [*args, *(kwargs or {}).values()] if isinstance(one, CudaTensor)]
+        given = []
+        for one in [*args, *(kwargs or {}).values()]:
+            given += [part for part in (one if type(one) in (list, tuple) else (one,)) if isinstance(part, CudaTensor)]
         with torch._C.DisableTorchFunctionSubclass():
             name = getattr(func, "__name__", "")
             if name in _LOOKS or not given or (name == "contiguous" and given[0].is_contiguous()):
-                return _as_cuda(func(*args, **(kwargs or {})), None)
+                result = func(*args, **(kwargs or {}))
+                if not given or not isinstance(result, torch.Tensor) or _block_of(result) is not None:
+                    return _as_cuda(result, None)
+                # It has copied: by indices in a tensor, or because no view has that form.
             device = _device_of(given[0])
             current_stream(device).synchronize()
             return _as_cuda(func(*args, **(kwargs or {})), device)
@@ -176,6 +181,8 @@ def _device_of(tensor: torch.Tensor) -> int:
 
 def _as_cuda(result: Any, device: int | None) -> Any:
     """A result that lies elsewhere is brought to the device, as if it had been computed there."""
+    if type(result) in (list, tuple):
+        return type(result)(_as_cuda(one, device) for one in result)
     if not isinstance(result, torch.Tensor):
         return result
     plain = _plain(result)
