@@ -18,8 +18,13 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
+from channels import empty, wake_fd
 from runtime import current
 from runtime.embedded.folder import PREFIX, base_folder
+
+# A process makes its arena and its wake pipe once, and keeps them; whichever test came first would be told.
+empty(1)
+wake_fd()
 
 #: Nothing of ours has a name in /dev/shm; these are what Python's and torch's own shared memory would be called. Others
 #: may belong to another program of the machine.

@@ -6,12 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from channels import ChannelSpec, Reader, create_channel, empty, open_reader, wake_fd
+from channels import ChannelSpec, Reader, create_channel, open_reader
 from channels.testing import CHECKS, Subject, check_channel
-
-# A process makes its arena and its wake pipe once, and keeps them; tests/conftest.py looks for what a test leaves.
-empty(1)
-wake_fd()
 
 
 @pytest.mark.parametrize("transport", ["local", "shm"])

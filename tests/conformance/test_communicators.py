@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from channels import empty
 from channels.communicators import Communicator, ReduceOp, ShmTransport, Tensor, Transport
 from channels.communicators.shm import ShmCommunicator
 from channels.testing_communicators import (
@@ -19,9 +18,6 @@ from channels.testing_communicators import (
     ThreadParty,
     check_communicator,
 )
-
-# A process makes its arena once, and keeps it; tests/conftest.py looks for what a test leaves.
-empty(1)
 
 
 @pytest.fixture(scope="module", params=[ProcessParty, ThreadParty], ids=["processes", "threads"])

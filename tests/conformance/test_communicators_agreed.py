@@ -10,11 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from channels import empty
 from channels.communicators import AgreedTransport, ShmTransport
 from channels.testing_communicators import CHECKS, Party, Subject, ThreadParty
-
-empty(1)  # a process makes its arena once, and keeps it; tests/conftest.py looks for what a test leaves
 
 
 @pytest.fixture(scope="module")

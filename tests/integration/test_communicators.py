@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from channels import _ring, empty
+from channels import _ring
 from channels.base import Failure
 from channels.communicators import ShmTransport
 from channels.communicators.shm import ShmGroup
@@ -22,9 +22,6 @@ from tests import group_ranks as ranks
 
 #: Elements that take some milliseconds to reduce: a kill mostly comes while they move.
 LARGE = 1 << 20
-
-# A process makes its arena once, and keeps it; tests/conftest.py looks for what a test leaves.
-empty(1)
 
 
 @pytest.fixture

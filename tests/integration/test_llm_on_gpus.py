@@ -12,8 +12,10 @@ import torch
 
 import dagc
 from examples import pipeline_llm, tensor_parallel_llm
+from examples.llm.disaggregation import groups_of, prefill_graph, step_graph
 from examples.llm.grid import grid_parallel
 from examples.llm.model import Batch
+from examples.llm.replica import Replica
 from examples.llm.shard import Shard
 from examples.llm.stage import Stage
 from examples.llm.tiny import open_tiny
@@ -43,7 +45,7 @@ class GpuShard(Shard):
 def engine() -> Iterator[None]:
     fakes_nccl.install()  # the driver makes the groups
     torch.cuda.current_stream().synchronize()  # a stream is a thread, which stays as long as the fake
-    dagc.init(num_gpus=8)
+    dagc.init(num_gpus=16)
     yield
     dagc.shutdown()
     fakes_nccl.uninstall()
@@ -88,6 +90,28 @@ def test_tensor_parallel_ranks(checkpoint: Any, expected: list[torch.Tensor]) ->
         refs = [graph.execute(tokens=tokens, batch=batch) for tokens, batch in steps()]
         for ref, logits in zip(refs, expected, strict=True):
             torch.testing.assert_close(ref.get(timeout=WATCHDOG), logits, rtol=1e-4, atol=1e-4)
+
+
+class GpuReplica(Replica):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        importlib.import_module("tests.fakes_nccl").install()
+        super().__init__(*args, **kwargs)
+
+
+def test_a_kv_cache_that_is_handed_over(checkpoint: Any, expected: list[torch.Tensor]) -> None:
+    layers = checkpoint.config.num_hidden_layers
+    kind = dagc.remote(num_gpus=1)(GpuReplica)
+    prefill, decode = [kind.remote(Path(checkpoint.folder), slots=2, max_len=16, threads=1) for _ in range(2)]
+    dag, step = prefill_graph(prefill, decode, groups_of(layers, 1), logits=True), step_graph(decode, logits=True)
+    (tokens, _), (following, at) = steps()
+    with dagc.compile(dag, timeout=WATCHDOG) as handing_over, dagc.compile(step, timeout=WATCHDOG) as decoding:
+        assert "nccl" in {channel.transport for channel in handing_over.plan.channels}
+        for slot, rows in ((0, slice(0, 5)), (1, slice(5, 8))):
+            first, admitted = handing_over.execute(tokens=tokens[rows], slot=slot)
+            torch.testing.assert_close(first.get(timeout=WATCHDOG)[0], expected[0][slot], rtol=1e-4, atol=1e-4)
+            assert admitted.get(timeout=WATCHDOG).layers == layers
+        found = decoding.execute(tokens=following, batch=at).get(timeout=WATCHDOG)
+        torch.testing.assert_close(found, expected[1], rtol=1e-4, atol=1e-4)
 
 
 def test_a_grid(checkpoint: Any, expected: list[torch.Tensor]) -> None:

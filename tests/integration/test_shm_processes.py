@@ -38,10 +38,6 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(channels.__file__).parent.pa
 LARGE = 1 << 16
 PATIENCE = 30.0
 
-# A process makes its arena and its wake pipe once, and keeps them; tests/conftest.py looks for what a test leaves.
-empty(1)
-wake_fd()
-
 PRELUDE = """
 import base64, gc, os, pickle, resource, signal, sys
 import numpy as np

@@ -13,16 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from channels import _ring, empty
+from channels import _ring
 from channels.communicators import DTYPES, ReduceOp, ShmTransport, TensorSpec, transport
 from channels.communicators.shm import MAX_WORLD_SIZE, ShmCommunicator
 from channels.communicators.tensors import op_code, readable, writable
 from channels.errors import ChannelBroken, ChannelClosed, CommunicatorError, DagcError, MismatchError
 from channels.shm import memory
 from channels.testing_reductions import made, reduced, rounded_to_bfloat16
-
-# A process makes its arena once, and keeps it; tests/conftest.py looks for what a test leaves.
-empty(1)
 
 NAMES = {0: "portable", 1: "AVX2", 2: "AVX-512"}
 INSTRUCTIONS = [

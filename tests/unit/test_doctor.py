@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from channels import empty
 from dagc.cli import checks_kernel, checks_limits, checks_packages, checks_system
 from dagc.cli.cgroup import cpu_quota, memory_limit, process_limit
 from dagc.cli.checks_kernel import Probe
@@ -31,9 +30,6 @@ HugePages_Total:       0
 CommitLimit:    4194304 kB
 Committed_AS:   {used} kB
 """
-
-# A process makes its arena once, and keeps it; tests/conftest.py looks for what a test leaves.
-empty(1)
 
 
 def write(root: Path, files: Mapping[str, str]) -> Path:

@@ -35,8 +35,6 @@ from channels.shm import memory, trim
 ROOT = Path(__file__).parent.parent.parent
 LARGE = 1 << 16
 
-# A process makes its arena and its wake pipe once, and keeps them; tests/conftest.py looks for what a test leaves.
-empty(1)
 make_wake_pipe()
 
 

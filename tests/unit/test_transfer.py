@@ -18,7 +18,6 @@ from channels import (
     Failure,
     SerializationError,
     create_channel,
-    empty,
     open_reader,
     open_writer,
 )
@@ -28,7 +27,6 @@ from channels.transfer import GuardedWriter, Inbox, TensorPath, TensorReader, Te
 from channels.transfer.buffers import ReceiveBuffers
 from channels.transfer.split import join, split
 
-empty(1)  # a process makes its arena once, and keeps it; tests/conftest.py looks for what a test leaves
 WATCHDOG = 30.0
 SPEC = TensorSpec((2, 3), "float32", "torch")
 
