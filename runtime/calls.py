@@ -79,6 +79,8 @@ class DagNode:
         tensor itself, it is received into memory that is there already, and the receive may begin before the tensor
         is made. A value of another shape or dtype raises MismatchError in its execution.
 
+        What is said last holds. `dagc.run`, which does not compile, moves every value in its own way.
+
         Raises GraphError for what makes no sense.
         """
         if self._transport is None:
