@@ -7,31 +7,14 @@ runs this on a machine with two GPUs or more; it installs CuPy. Elsewhere every 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from channels.communicators.nccl.cuda import load_nccl
 from channels.testing_communicators import CHECKS, WORLD_SIZE, Party, ProcessParty, Subject
+from tests.gpu.needs import missing
 
-
-def _why_not() -> str:
-    """What is missing; nothing if all is there."""
-    if importlib.util.find_spec("torch") is None:
-        return "torch is not installed"
-    import torch
-
-    if torch.cuda.device_count() < 2:
-        return f"needs 2 GPUs, and torch {torch.__version__} finds {torch.cuda.device_count()}"
-    try:
-        load_nccl()
-    except ImportError as error:
-        return str(error)
-    return ""
-
-
-WHY_NOT = _why_not()
+WHY_NOT = missing(2)
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT),
