@@ -17,11 +17,9 @@ def is_dense(value: Any) -> bool:
     return (
         torch is not None
         and (type(value) is getattr(torch, "Tensor", None) or type(value) in PLAIN)
-        and value.device.type in ("cpu", "cuda")
+        and (value.is_cpu or value.is_cuda)
         and value.layout is torch.strided
-        and not value.is_quantized
-        and not value.is_conj()
-        and not value.is_neg()
+        and not (value.is_quantized or value.is_conj() or value.is_neg())
     )
 
 

@@ -313,16 +313,46 @@ def _rebuild_array(
 # torch is never imported here: where no tensor was made there is none to send. A reader imports it with the first one.
 
 
-def _tensor_parts(tensor: Any) -> tuple[tuple[str, tuple[int, ...], bool, str], Any]:
-    """All else than dense tensors (sparse, quantized, subclasses) pickles in torch's own way."""
-    if tensor.requires_grad and not tensor.is_leaf:
-        raise SerializationError("a tensor with a gradient history cannot leave its process; send tensor.detach()")
-    plain = to_host(tensor.detach()).contiguous()
-    where = destination("default", tensor)
-    head = (str(plain.dtype).removeprefix("torch."), tuple(plain.shape), tensor.requires_grad, where)
-    if plain.numel() == 0:
-        return head, b""
-    return head, plain.reshape(-1).view(sys.modules["torch"].uint8).numpy().data
+_TensorHead = tuple[str, tuple[int, ...], bool, str]
+
+#: torch.dtype -> its name; found when the first tensor of it comes.
+_names: dict[Any, str] = {}
+
+
+def _tensor_parts(tensor: Any) -> tuple[_TensorHead, Any]:
+    """All else than dense tensors (sparse, quantized, subclasses) pickles in torch's own way.
+
+    Every call into torch that a plain tensor does not need is left out: in a chain of small ones they were half of all
+    the time.
+    """
+    grad = tensor.requires_grad
+    if grad:
+        if not tensor.is_leaf:
+            raise SerializationError("a tensor with a gradient history cannot leave its process; send tensor.detach()")
+        tensor = tensor.detach()
+    where = "cpu"
+    if tensor.is_cuda:
+        where = destination("default", tensor)
+        tensor = to_host(tensor)
+    dtype = tensor.dtype
+    name = _names.get(dtype) or _names.setdefault(dtype, str(dtype).removeprefix("torch."))
+    head = (name, tuple(tensor.shape), grad, where)
+    if not tensor.is_contiguous():
+        tensor = tensor.contiguous()
+    if name in _NUMPY_NAMES:
+        array = tensor.numpy()
+    else:
+        # bfloat16 and its like, as integers of their size.
+        array = tensor.view(getattr(sys.modules["torch"], _AS_INTEGERS[tensor.element_size()])).numpy()
+    return head, array.reshape(-1).data if array.size else b""
+
+
+#: Bytes -> an integer.
+_AS_INTEGERS = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}
+#: dtypes that torch and numpy have under one name, and whose arrays export a buffer.
+_NUMPY_NAMES = frozenset(
+    ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool", "complex64", "complex128")
+)
 
 
 def _rebuild_tensor(dtype: str, shape: tuple[int, ...], requires_grad: bool, where: str, buffer: Any) -> Any:
@@ -332,8 +362,11 @@ def _rebuild_tensor(dtype: str, shape: tuple[int, ...], requires_grad: bool, whe
         tensor = torch.empty(shape, dtype=kind)
     else:
         view = memoryview(buffer)
-        tensor = torch.frombuffer(bytearray(view) if view.readonly else view, dtype=kind).reshape(shape)
-    tensor = arriving(tensor, where, "a value")
+        tensor = torch.frombuffer(bytearray(view) if view.readonly else view, dtype=kind)
+        if len(shape) != 1:
+            tensor = tensor.view(shape)
+    if where != "cpu":
+        tensor = arriving(tensor, where, "a value")
     return tensor.requires_grad_() if requires_grad else tensor
 
 
