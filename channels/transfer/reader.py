@@ -12,6 +12,7 @@ from channels.communicators.tensors import TensorSpec
 from channels.devices import arriving
 from channels.errors import ChannelBroken, ChannelClosed
 from channels.transfer.buffers import ReceiveBuffers
+from channels.transfer.message import Held, Message, Sent
 from channels.transfer.path import TensorPath
 from channels.transfer.sharing import is_shared
 from channels.transfer.split import join
@@ -67,7 +68,7 @@ class TensorReader(Reader):
         """As Reader.read. A message that cannot be put together here is a `Failure`."""
         if self._inbox is None:
             head = self._reader.read(execution, timeout)
-            return head if type(head) is Failure else self._guarded(lambda: self._value(head, []))
+            return self._guarded(lambda: self._value(head, [])) if type(head) is Message else head
         (peer,) = self._path.peers
         if self._begun is None:
             self._inbox.catch_up(self, peer)
@@ -134,10 +135,9 @@ class TensorReader(Reader):
         """What to receive: tensors to fill, or specs."""
         if self._path.spec is not None:
             return [self._buffer(self._path.spec)]
-        if type(head) is Failure:
+        if type(head) is not Message:
             return []
-        _, parts = head
-        return [TensorSpec(shape, dtype, "torch") for dtype, shape, _, _ in (p for p in parts if len(p) == 4)]
+        return [TensorSpec(part.shape, part.dtype, "torch") for part in head.parts if type(part) is Sent]
 
     def _buffer(self, spec: TensorSpec) -> Any:
         assert self._inbox is not None
@@ -149,27 +149,18 @@ class TensorReader(Reader):
         return self._buffers.take()
 
     def _value(self, head: Any, tensors: Sequence[Any]) -> Any:
-        spec = self._path.spec
-        if spec is not None and self._inbox is not None:
+        if self._path.spec is not None and self._inbox is not None:
             (tensor,) = tensors
-            return tensor if spec.library == "numpy" else self._placed(tensor, self._path.device)
-        if spec is not None and spec.library == "numpy":
+            plain = self._path.spec.library == "numpy" or self._path.device == "default"
+            return tensor if plain else arriving(tensor, self._path.device, self.spec.name)
+        if type(head) is not Message:
             return head
-        rest, parts = head
         left = iter(tensors)
         found = []
-        for part in parts:
-            if len(part) == 4:
-                _, _, grad, where = part
-                tensor = next(left)
-            else:
-                where, grad, tensor = part
-            tensor = arriving(tensor, where, self.spec.name)
-            found.append(tensor.requires_grad_() if grad else tensor)
-        return join(rest, found)
-
-    def _placed(self, tensor: Any, device: str) -> Any:
-        return tensor if device == "default" else arriving(tensor, device, self.spec.name)
+        for part in head.parts:
+            tensor = arriving(part.tensor if type(part) is Held else next(left), part.where, self.spec.name)
+            found.append(tensor.requires_grad_() if part.requires_grad else tensor)
+        return join(head.rest, found)
 
     def _guarded(self, make: Callable[[], Any]) -> Any:
         try:

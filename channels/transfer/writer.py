@@ -10,16 +10,14 @@ import numpy as np
 
 from channels.base import Failure, Writer
 from channels.communicators.base import Communicator
-from channels.communicators.tensors import DTYPES
-from channels.devices import destination, to_host
+from channels.communicators.tensors import DTYPES, TensorSpec
+from channels.devices import destination, is_dense, to_host
 from channels.errors import ChannelBroken, ChannelClosed, MismatchError
+from channels.transfer.message import Held, Message, Sent
 from channels.transfer.path import TensorPath
 from channels.transfer.split import split
 
-__all__ = ["GuardedWriter", "Sent", "TensorWriter"]
-
-#: Of a tensor that travels on its own: dtype, shape, whether it requires a gradient, its destination.
-Sent = tuple[str, tuple[int, ...], bool, str]
+__all__ = ["GuardedWriter", "TensorWriter"]
 
 
 class TensorWriter(Writer):
@@ -39,9 +37,12 @@ class TensorWriter(Writer):
 
     def write(self, value: Any, execution: int, timeout: float | None = None) -> None:
         """As Writer.write. MismatchError, before anything is sent, for a value that is not of the path's spec."""
-        if self._path.spec is not None:
-            self._write_spec(value, execution, timeout)
-        elif type(value) is Failure:
+        failed = type(value) is Failure
+        if self._path.spec is not None and not failed:
+            self._check(value, self._path.spec)
+        if self._path.spec is not None and self._communicator is not None:
+            self._write_promised(value, execution, timeout)
+        elif failed or self._travels_as_it_is(value):
             self._writer.write(value, execution, timeout)
         else:
             rest, tensors = split(value)
@@ -51,7 +52,7 @@ class TensorWriter(Writer):
                 parts.append(part)
                 if follows is not None:
                     sent.append(follows)
-            self._writer.write((rest, parts), execution, timeout)
+            self._writer.write(Message(rest, parts), execution, timeout)
             if sent:
                 self._send(sent)
 
@@ -60,30 +61,28 @@ class TensorWriter(Writer):
 
     # ---- inside ----
 
-    def _part(self, tensor: Any) -> tuple[Any, Any]:
+    def _travels_as_it_is(self, value: Any) -> bool:
+        """A tensor on the host that stays there needs nothing that the ring does not do; nor does an array."""
+        if self._communicator is not None:
+            return False
+        return isinstance(value, np.ndarray) or (is_dense(value) and not value.is_cuda and self._path.device != "cuda")
+
+    def _part(self, tensor: Any) -> tuple[Sent | Held, Any]:
         """What the head says of a tensor, and what follows it; None: the tensor itself is in the head."""
         where = destination(self._path.device, tensor)
         grad = tensor.requires_grad
         tensor = tensor.detach()
         dtype = str(tensor.dtype).removeprefix("torch.")
-        if self._communicator is None or dtype not in DTYPES:
-            return (where, grad, to_host(tensor)), None
-        if self._communicator.device_type == "cuda" and where == "cpu":
-            return (where, grad, to_host(tensor)), None
-        tensor = self._communicator.place(tensor)
-        return (dtype, tuple(tensor.shape), grad, where), tensor
+        by = self._communicator
+        if by is None or dtype not in DTYPES or (by.device_type == "cuda" and where == "cpu"):
+            return Held(to_host(tensor), grad, where), None
+        tensor = by.place(tensor)
+        return Sent(dtype, tuple(tensor.shape), grad, where), tensor
 
-    def _write_spec(self, value: Any, execution: int, timeout: float | None) -> None:
+    def _write_promised(self, value: Any, execution: int, timeout: float | None) -> None:
         """The tensor always follows: its reader may be receiving it already. After a failure it is any tensor."""
+        assert self._communicator is not None
         failed = type(value) is Failure
-        if not failed:
-            self._check(value)
-        if self._communicator is None:
-            if failed or isinstance(value, np.ndarray):
-                self._writer.write(value, execution, timeout)
-            else:
-                self._writer.write((None, [self._part(value)[0]]), execution, timeout)
-            return
         self._writer.write(value if failed else None, execution, timeout)
         if failed:
             value = self._filling()
@@ -91,9 +90,7 @@ class TensorWriter(Writer):
             value = self._communicator.place(value.detach())
         self._send([value])
 
-    def _check(self, value: Any) -> None:
-        spec = self._path.spec
-        assert spec is not None
+    def _check(self, value: Any, spec: TensorSpec) -> None:
         torch = sys.modules.get("torch")
         if isinstance(value, np.ndarray):
             found = f"a numpy array {value.dtype.name}[{','.join(map(str, value.shape))}]"
