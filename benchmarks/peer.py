@@ -61,6 +61,7 @@ class Peer:
         """End the contestant, and whatever it started and did not end itself."""
         process = self._process
         if process is None:
+            self._log.close()
             return
         self._process = None
         assert process.stdin is not None, "it was asked for"
@@ -74,6 +75,9 @@ class Peer:
         for pid in self._started:
             if _parent(pid) is not None:
                 os.kill(pid, signal.SIGKILL)
+        assert process.stdout is not None, "it was asked for"
+        process.stdout.close()
+        self._log.close()
 
     def _reply(self, seconds: float) -> Answer:
         assert self._process is not None, "the caller has looked"
