@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from channels import Channel, ChannelSpec, Reader, Writer, create_channel, open_reader, open_writer
+from channels import Channel, ChannelBroken, ChannelSpec, Reader, Writer, create_channel, open_reader, open_writer
 from channels.communicators import GroupHandle, Transport, transport
 from channels.transfer import tensor_ends
-from dagc.errors import GetTimeoutError
+from dagc.errors import ActorDiedError, GetTimeoutError
 from dagc.executor import Membership, TraceKey, run_program
 from dagc.options import CompileOptions
 from dagc.passes.channels import BUFFERED
@@ -30,6 +30,8 @@ from runtime.engine import Engine, Loop
 
 __all__ = ["Installation", "install"]
 
+#: How long a death may take to be told after its consequences.
+REASON_SECONDS = 1.0
 #: How long an install that failed waits for the loops that it had started.
 UNDO_SECONDS = 1.0
 
@@ -59,8 +61,9 @@ class Installation:
 
     def destroy(self, engine: Engine, *, wait: bool = True) -> None:
         """End the workers, and give the memory of channels and communicators back."""
-        for group in self.groups:
-            group.destroy()
+        with ThreadPoolExecutor(max(1, len(self.groups))) as together:  # each may wait for members that do not answer
+            for ended in [together.submit(group.destroy) for group in self.groups]:
+                ended.result()
         end_workers(engine, self.workers, wait=wait)
         for writer in self.writers.values():
             writer.close()
@@ -127,10 +130,18 @@ def install(
 
 
 def _wait_until_ready(loops: Mapping[str, Loop], options: CompileOptions) -> None:
-    """Raise what the first loop that failed raised, the others may never be ready; or GetTimeoutError."""
-    done, pending = wait([loop.ready for loop in loops.values()], options.timeout, "FIRST_EXCEPTION")
-    for ready in done:
-        ready.result()
+    """Raise what the first loop that failed raised, the others may never be ready; or GetTimeoutError.
+
+    The survivors of a group may hear of a death before the engine does: then that is waited for a moment.
+    """
+    all_ready = [loop.ready for loop in loops.values()]
+    done, pending = wait(all_ready, options.timeout, "FIRST_EXCEPTION")
+    errors = [error for ready in done if (error := ready.exception()) is not None]
+    if errors and all(isinstance(error, ChannelBroken) for error in errors):
+        later, _ = wait(pending, REASON_SECONDS)
+        errors += [error for ready in later if (error := ready.exception()) is not None]
+    for error in sorted(errors, key=lambda error: not isinstance(error, ActorDiedError)):
+        raise error
     if pending:
         late = [actor for actor, loop in loops.items() if loop.ready in pending]
         raise GetTimeoutError(f"graph {options.name}: {', '.join(late)} did not answer within {options.timeout} s")
@@ -139,8 +150,11 @@ def _wait_until_ready(loops: Mapping[str, Loop], options: CompileOptions) -> Non
 def _break_all(channels: Mapping[str, Channel], groups: Iterable[GroupHandle], reason: str) -> None:
     for channel in channels.values():
         channel.break_(reason)
-    for group in groups:
-        group.abort(reason)
+    aborted = list(groups)
+    if aborted:
+        with ThreadPoolExecutor(len(aborted)) as together:  # each may wait for members that do not answer
+            for told in [together.submit(group.abort, reason) for group in aborted]:
+                told.result()
 
 
 def _spec(planned: PlannedChannel, options: CompileOptions) -> ChannelSpec:

@@ -14,7 +14,6 @@ from typing import Any
 from channels import ChannelBroken, ChannelClosed, Failure
 from channels.communicators import Communicator
 from channels.errors import MismatchError
-from channels.transfer import is_shared
 from dagc.program import Join
 
 __all__ = ["joiner"]
@@ -34,10 +33,7 @@ def joiner(
             _decline(communicator)
             return value
         try:
-            result = collective(value)
-            if is_shared():
-                communicator.synchronize()
-            return result
+            return collective(value)
         except (ChannelClosed, ChannelBroken):
             raise
         except MismatchError as error:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from channels import ChannelStatistics
 from dagc.graph import DRIVER
-from dagc.plan import OpKind, Plan
+from dagc.plan import Op, OpKind, Plan
 
 __all__ = ["explain_wait", "positions"]
 
@@ -18,7 +18,9 @@ __all__ = ["explain_wait", "positions"]
 def positions(plan: Plan, statistics: Mapping[str, ChannelStatistics], execution: int) -> dict[str, int]:
     """Actor -> the index of the op that it has reached in this execution; as many as it has ops when it is through.
 
-    A run or a join with nothing visible after it counts as reached once everything before it is done.
+    A run, a join or a post with nothing visible after it counts as reached once everything before it is done. So does a
+    send or a receive of a rendezvous, of whose message only the head is counted: the op after it may still be out of
+    reach.
     """
     found: dict[str, int] = {}
     for party, ops in plan.schedule.items():
@@ -26,7 +28,7 @@ def positions(plan: Plan, statistics: Mapping[str, ChannelStatistics], execution
             continue
         reached = 0
         for index, op in enumerate(ops):
-            if op.kind in (OpKind.RUN, OpKind.JOIN):
+            if op.kind in (OpKind.RUN, OpKind.JOIN, OpKind.POST):
                 continue
             counted = statistics[op.target]
             if op.kind is OpKind.SEND:
@@ -40,6 +42,10 @@ def positions(plan: Plan, statistics: Mapping[str, ChannelStatistics], execution
     return found
 
 
+def _meets(plan: Plan, op: Op) -> bool:
+    return op.kind in (OpKind.SEND, OpKind.RECV) and plan.by_name[op.target].slots == 0
+
+
 def explain_wait(plan: Plan, statistics: Mapping[str, ChannelStatistics], execution: int) -> str:
     """What an execution waits for, in a sentence: first who is busy, then who waits for whom."""
     busy, waiting = [], []
@@ -50,8 +56,15 @@ def explain_wait(plan: Plan, statistics: Mapping[str, ChannelStatistics], execut
         op = ops[index]
         if op.kind is OpKind.RECV:
             waiting.append(f"{party} for channel {op.target} from {plan.by_name[op.target].writer}")
-        elif op.kind in (OpKind.RUN, OpKind.JOIN):
-            busy.append(f"{party} in {op}")
+        elif op.kind is OpKind.RUN:
+            # Of a rendezvous right before it, the tensors may not have come yet, or not have gone.
+            meeting = ops[index - 1] if index else op
+            with_tensors = meeting.kind is not OpKind.RUN and _meets(plan, meeting)
+            busy.append(f"{party} in {op}{f', or still in {meeting}' if with_tensors else ''}")
+        elif op.kind is OpKind.JOIN:
+            waiting.append(f"{party} for the others of {op.target}, unless it is about to {op}")
+        elif op.kind is OpKind.POST:
+            busy.append(f"{party} before {op}")
         else:
             waiting.append(f"{party} for a free slot of channel {op.target}")
     parts = [f"at work: {', '.join(busy)}"] if busy else []

@@ -18,7 +18,7 @@ import queue
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from channels.serialize import pack
@@ -61,15 +61,14 @@ class ActorHost:
         self._turn: threading.Lock | threading.BoundedSemaphore = (
             threading.Lock() if max_concurrency == 1 else threading.BoundedSemaphore(max_concurrency)
         )
-        self._pool = (
-            ThreadPoolExecutor(max_concurrency, f"dagc-{label}", self._enter_pool) if max_concurrency > 1 else None
-        )
+        self._pool: ThreadPoolExecutor | None = None
+        if max_concurrency > 1:
+            self._pool = ThreadPoolExecutor(max_concurrency, f"dagc-{label}", inside.set, (actor_id,))
         self._methods: queue.SimpleQueue[tuple[Request, Answer] | None] = queue.SimpleQueue()
         self._running: list[str] = []
         self._context: ActorContext | None = None
         #: Of the thread that made the instance, for the threads that its methods run in.
         self._settings = ThreadSettings()
-        self._of_threads: list[AbstractContextManager[None]] = []
         self._constructed = threading.Event()
         self._stopped = False
         self._loop: EventLoopThread | None = None
@@ -92,13 +91,6 @@ class ActorHost:
         self._context = ActorContext(instance, self._actor_id, self._label, self._turn, self._run_coroutine, self._exit)
         self._constructed.set()
         return None
-
-    def _enter_pool(self) -> None:
-        """In a thread of the pool, before its first method: it begins when the instance is there."""
-        inside.set(self._actor_id)
-        applied = self._settings.applied()
-        applied.__enter__()
-        self._of_threads.append(applied)  # collected, it would leave
 
     def receive(self, request: Request, answer: Answer) -> None:
         """Take a request. Returns at once; replies go to `answer`, from any thread."""
@@ -142,7 +134,8 @@ class ActorHost:
         try:
             function = getattr(self._context.instance, request.method)
             args, kwargs = load_arguments(request.payload, request.values)
-            result = function(*args, **kwargs)
+            with nullcontext() if self._pool is None else self._settings.applied():
+                result = function(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001 - whatever a method raises is its caller's
             self._end_method(request, answer, error=error)
             return

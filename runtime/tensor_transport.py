@@ -40,6 +40,11 @@ class TensorTransport:
                 "with_tensor_transport(transport='nccl', device='cpu'): NCCL moves tensors from GPU to GPU; for "
                 "tensors on the CPU write transport='shm', or 'gloo' across machines"
             )
+        if self.name == "nccl" and self.spec is not None and self.spec.library != "torch":
+            raise GraphError(
+                f"with_tensor_transport(transport='nccl', spec={self.spec}): NCCL moves torch tensors; write "
+                "TensorSpec(shape, torch.float32), or TensorSpec(shape, dtype, library='torch')"
+            )
 
     @property
     def name(self) -> str:

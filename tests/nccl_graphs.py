@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -84,6 +85,15 @@ class Gpu:
         if float(x.cpu().sum()) >= 32 * 3:
             os._exit(5)
         return float(x.cpu().sum())
+
+    def add(self, one: Any, other: Any) -> float:
+        return float((one + other).cpu().sum())
+
+    def array(self, n: int) -> Any:
+        return np.full(2, n, np.float32)
+
+    def sum_of(self, x: Any) -> float:
+        return float(x.sum())
 
     def double(self, x: Any) -> Any:
         return x * 2
@@ -284,6 +294,41 @@ def test_collectives_beside_messages(gpus: list[Any]) -> None:
         back = gpus[0].total.bind(gpus[2].make.bind(n).with_tensor_transport())
     with dagc.compile(MultiOutputNode([*fed, back]), timeout=WATCHDOG) as graph:
         assert inputs(graph, range(30)) == [[64.0 * n, 64.0 * n, 32.0 * n] for n in range(30)]
+
+
+def test_collectives_of_two_graphs_at_once(gpus: list[Any]) -> None:
+    """Their ranks come to them in orders of their own; a device that waited in one could not go on with the other."""
+
+    def bound() -> Any:
+        with InputNode() as n:
+            sums = dagc.allreduce.bind([gpu.make.bind(n) for gpu in gpus[:2]])
+            return MultiOutputNode([gpu.total.bind(one) for gpu, one in zip(gpus, sums, strict=False)])
+
+    with dagc.compile(bound(), timeout=WATCHDOG) as one, dagc.compile(bound(), timeout=WATCHDOG) as other:
+        for start in range(0, 80, 8):
+            refs = [ref for n in range(start, start + 8) for graph in (one, other) for ref in graph.execute(n)]
+            expected = [64.0 * n for n in range(start, start + 8) for _ in range(4)]
+            assert dagc.get(refs, timeout=WATCHDOG) == expected
+
+
+def test_a_common_input_beside_a_collective(gpus: list[Any]) -> None:
+    for spec in (None, SPEC):
+        with InputNode() as n:
+            common = gpus[2].make.bind(n).with_tensor_transport(spec=spec)
+            sums = dagc.allreduce.bind([gpu.make.bind(n) for gpu in gpus[:2]])
+            out = [gpu.add.bind(one, common) for gpu, one in zip(gpus, sums, strict=False)]
+        with dagc.compile(MultiOutputNode(out), timeout=WATCHDOG) as graph:
+            assert inputs(graph, range(40)) == [[96.0 * n] * 2 for n in range(40)]
+
+
+def test_a_spec_of_numpy_keeps_to_shared_memory(gpus: list[Any]) -> None:
+    with InputNode() as n:
+        value = gpus[0].array.bind(n).with_tensor_transport(spec=TensorSpec((2,), "float32"))
+        out = gpus[1].sum_of.bind(value)
+        with pytest.raises(dagc.errors.GraphError, match="NCCL moves torch tensors"):
+            value.with_tensor_transport("nccl", spec=TensorSpec((2,), "float32"))
+    with dagc.compile(out, timeout=WATCHDOG) as graph:
+        assert inputs(graph, range(3)) == [0.0, 2.0, 4.0]
 
 
 # ---- ends ----

@@ -99,6 +99,14 @@ class AgreedCommunicator(Communicator):
         self._by = by
         self._said = np.empty(self.world_size * PACKED // 4, np.int32)
 
+    @property
+    def waits_on_host(self) -> Callable[[], bool] | None:
+        return self._inner.waits_on_host
+
+    @waits_on_host.setter
+    def waits_on_host(self, asked: Callable[[], bool] | None) -> None:
+        self._inner.waits_on_host = asked
+
     # ---- operations of two ranks ----
 
     def send(self, tensor: Tensor, peer: int, timeout: float | None = None) -> None:

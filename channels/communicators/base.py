@@ -89,6 +89,10 @@ class Communicator(ABC):
     #: Rule 12: operations run while the thread that called them does something else.
     asynchronous: bool = False
 
+    #: Asked at each operation of all ranks, where they are `asynchronous`: whether the host shall wait for its end
+    #: before the current stream may. See channels/transfer/sharing.py.
+    waits_on_host: Callable[[], bool] | None = None
+
     #: In every error message.
     name: str
     rank: int
@@ -210,6 +214,8 @@ class Transport(ABC):
     """A way for tensors: makes groups, and joins them. Picklable."""
 
     name: ClassVar[str]
+    #: Rule 12, of its communicators.
+    asynchronous: ClassVar[bool] = False
 
     @abstractmethod
     def create(self, world_size: int, name: str = "group") -> GroupHandle:

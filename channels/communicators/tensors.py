@@ -89,7 +89,7 @@ class TensorSpec:
         return cls(shape, DTYPES[code], "numpy" if isinstance(tensor, np.ndarray) else "torch")
 
     def __str__(self) -> str:
-        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+        return f"{'' if self.library == 'torch' else 'np.'}{self.dtype}[{','.join(map(str, self.shape))}]"
 
     @property
     def nbytes(self) -> int:

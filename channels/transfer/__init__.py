@@ -1,7 +1,7 @@
 """Tensors on their own way: a channel whose messages leave their tensors to a communicator, or to another device.
 
     TensorWriter(ring writer, path, communicator)    splits a value into its tensors and all else, and sends both
-    TensorReader(ring reader, path, inbox)           puts them together again, on the device that the reader wants
+    TensorReader(ring reader, path, communicator)          puts them together again, on the device that the reader wants
 
 Both are the ends of an ordinary channel and look like them. The channel carries the head of each message, under its
 execution number: what is no tensor, and of each tensor its shape and dtype. The tensors follow by the communicator, in
@@ -17,13 +17,12 @@ from collections.abc import Mapping
 from channels.base import Reader, Writer
 from channels.communicators.base import Communicator
 from channels.transfer.path import TensorPath
-from channels.transfer.reader import Inbox, TensorReader
+from channels.transfer.reader import TensorReader
 from channels.transfer.sharing import is_shared, sharing
 from channels.transfer.writer import GuardedWriter, TensorWriter
 
 __all__ = [
     "GuardedWriter",
-    "Inbox",
     "TensorPath",
     "TensorReader",
     "TensorWriter",
@@ -40,15 +39,15 @@ def tensor_ends(
     communicators: Mapping[str, Communicator],
 ) -> tuple[dict[str, Reader], dict[str, Writer]]:
     """All ends of a party, of which those that have a path follow it."""
-    inboxes = {name: Inbox(communicator) for name, communicator in communicators.items()}
     found_readers, found_writers = dict(readers), dict(writers)
     for name, path in paths.items():
+        by = None if path.communicator is None else communicators[path.communicator]
         if name in readers:
-            inbox = None if path.communicator is None else inboxes[path.communicator]
-            found_readers[name] = TensorReader(readers[name], path, inbox)
+            found_readers[name] = TensorReader(readers[name], path, by)
         else:
-            by = None if path.communicator is None else communicators[path.communicator]
             found_writers[name] = TensorWriter(writers[name], path, by)
+    for communicator in communicators.values():
+        communicator.waits_on_host = is_shared
     checks = [communicator.check for communicator in communicators.values() if communicator.asynchronous]
     if checks:
         found_writers = {name: GuardedWriter(writer, checks) for name, writer in found_writers.items()}

@@ -3,7 +3,8 @@
 A buffer is given out as a tensor over it, and again when nobody holds any tensor over it any more. So a value that is
 kept never changes, and memory is only asked for while more values are kept than ever before. How many tensors hold a
 storage is asked of torch in the way of its own CUDA graph trees (torch/_inductor/cudagraph_trees.py); a torch without
-that gets new memory every time, from its caching allocator.
+that gets new memory every time, from its caching allocator. (Holders are counted on the host: who lets a stream of its
+own read a tensor must hold it until that has ended, as with any memory that is used again.)
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class ReceiveBuffers:
             return self._torch.empty(self._spec.shape, **self._made)
         for buffer, storage in self._buffers:
             if self._count(storage._cdata) == self._free:
-                return buffer.view(self._spec.shape)
-        return self._add().view(self._spec.shape)
+                return buffer.detach()  # a tensor of its own: what is done to it in place leaves no history here
+        return self._add().detach()
 
     def _add(self) -> Any:
         buffer = self._torch.empty(self._spec.shape, **self._made)

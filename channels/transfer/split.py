@@ -11,7 +11,9 @@ from channels.devices import is_dense
 from channels.errors import SerializationError
 from channels.serialize import dump
 
-__all__ = ["Rest", "join", "split"]
+__all__ = ["HISTORY", "Rest", "join", "split"]
+
+HISTORY = "a tensor with a gradient history cannot leave its process; send tensor.detach()"
 
 
 class Rest(NamedTuple):
@@ -44,7 +46,7 @@ def split(value: Any) -> tuple[Rest | None, list[Any]]:
         rest = Rest(*dump(value, number))
     for tensor in tensors:
         if tensor.requires_grad and not tensor.is_leaf:
-            raise SerializationError("a tensor with a gradient history cannot leave its process; send tensor.detach()")
+            raise SerializationError(HISTORY)
     return rest, tensors
 
 

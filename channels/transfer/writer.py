@@ -12,10 +12,10 @@ from channels.base import Failure, Writer
 from channels.communicators.base import Communicator
 from channels.communicators.tensors import DTYPES, TensorSpec
 from channels.devices import destination, is_dense, to_host
-from channels.errors import ChannelBroken, ChannelClosed, MismatchError
+from channels.errors import ChannelBroken, ChannelClosed, MessageTooLargeError, MismatchError, SerializationError
 from channels.transfer.message import Held, Message, Sent
 from channels.transfer.path import TensorPath
-from channels.transfer.split import split
+from channels.transfer.split import HISTORY, split
 
 __all__ = ["GuardedWriter", "TensorWriter"]
 
@@ -36,9 +36,10 @@ class TensorWriter(Writer):
         self._filler: Any = None
 
     def write(self, value: Any, execution: int, timeout: float | None = None) -> None:
-        """As Writer.write. MismatchError, before anything is sent, for a value that is not of the path's spec."""
+        """As Writer.write. MismatchError, before anything is sent, for a value that is not what the spec promises."""
         failed = type(value) is Failure
         if self._path.spec is not None and not failed:
+            value = _as_tensor(value)
             self._check(value, self._path.spec)
         if self._path.spec is not None and self._communicator is not None:
             self._write_promised(value, execution, timeout)
@@ -52,6 +53,7 @@ class TensorWriter(Writer):
                 parts.append(part)
                 if follows is not None:
                     sent.append(follows)
+            self._check_size(sum(tensor.nbytes for tensor in sent))
             self._writer.write(Message(rest, parts), execution, timeout)
             if sent:
                 self._send(sent)
@@ -76,33 +78,52 @@ class TensorWriter(Writer):
         by = self._communicator
         if by is None or dtype not in DTYPES or (by.device_type == "cuda" and where == "cpu"):
             return Held(to_host(tensor), grad, where), None
-        tensor = by.place(tensor)
-        return Sent(dtype, tuple(tensor.shape), grad, where), tensor
+        return Sent(dtype, tuple(tensor.shape), grad, where), self._placed(tensor, by)
+
+    def _placed(self, tensor: Any, by: Communicator) -> Any:
+        """Where the communicator takes it; a copy, if that reads it later."""
+        placed = by.place(tensor)
+        return placed.clone() if by.asynchronous and placed is tensor else placed
 
     def _write_promised(self, value: Any, execution: int, timeout: float | None) -> None:
         """The tensor always follows: its reader may be receiving it already. After a failure it is any tensor."""
-        assert self._communicator is not None
-        failed = type(value) is Failure
-        self._writer.write(value if failed else None, execution, timeout)
-        if failed:
-            value = self._filling()
-        elif not isinstance(value, np.ndarray):
-            value = self._communicator.place(value.detach())
-        self._send([value])
+        by = self._communicator
+        assert by is not None
+        word: Any = None
+        if type(value) is Failure:
+            word, tensor = value, self._filling()
+        elif isinstance(value, np.ndarray):
+            tensor = value
+        else:
+            word, tensor = True if value.requires_grad else None, self._placed(value.detach(), by)
+        self._writer.write(word, execution, timeout)
+        self._send([tensor])
+
+    def _check_size(self, size: int) -> None:
+        if size > self.spec.max_message_bytes:
+            raise MessageTooLargeError(
+                f"{self.spec.name}: its tensors take {size} bytes; max_message_bytes={self.spec.max_message_bytes}. "
+                "Raise that option of compile, or send less"
+            )
 
     def _check(self, value: Any, spec: TensorSpec) -> None:
         torch = sys.modules.get("torch")
         if isinstance(value, np.ndarray):
-            found = f"a numpy array {value.dtype.name}[{','.join(map(str, value.shape))}]"
-            same = spec.library == "numpy" and value.dtype.name == spec.dtype and value.shape == spec.shape
+            order = "" if value.dtype.isnative else " of another byte order"
+            found = f"a numpy array {value.dtype.name}[{','.join(map(str, value.shape))}]{order}"
+            same = spec.library == "numpy" and (value.dtype.name, value.shape, order) == (spec.dtype, spec.shape, "")
         elif torch is not None and isinstance(value, torch.Tensor):
+            if value.requires_grad and not value.is_leaf:
+                raise SerializationError(HISTORY)
             dtype = str(value.dtype).removeprefix("torch.")
-            found = f"a torch tensor {dtype}[{','.join(map(str, value.shape))}]"
-            same = spec.library == "torch" and dtype == spec.dtype and tuple(value.shape) == spec.shape
+            dense = "" if is_dense(value) else f" of {value.layout} on {value.device}"
+            found = f"a torch tensor {dtype}[{','.join(map(str, value.shape))}]{dense}"
+            same = spec.library == "torch" and (dtype, tuple(value.shape), dense) == (spec.dtype, spec.shape, "")
         else:
             found, same = f"a {type(value).__name__}", False
         if not same:
-            expected = f"a {'torch tensor' if spec.library == 'torch' else 'numpy array'} {spec}"
+            shape = f"{spec.dtype}[{','.join(map(str, spec.shape))}]"
+            expected = f"a {'torch tensor' if spec.library == 'torch' else 'numpy array'} {shape}"
             raise MismatchError(
                 f"{self.spec.name} is {found}; its with_tensor_transport(spec=...) promises {expected}. Leave the spec "
                 "out if the shape changes from execution to execution"
@@ -119,8 +140,6 @@ class TensorWriter(Writer):
         communicator = self._communicator
         assert communicator is not None
         try:
-            if communicator.asynchronous:
-                tensors = [tensor.clone() for tensor in tensors]
             communicator.isend(tensors, self._path.peers)
         except (ChannelClosed, ChannelBroken):
             raise
@@ -129,6 +148,14 @@ class TensorWriter(Writer):
             reason = f"{self.spec.name}: its tensors could not be sent after their head: {error!r}"
             communicator.abort(reason)
             raise ChannelBroken(reason) from error
+
+
+def _as_tensor(value: Any) -> Any:
+    """A parameter as the tensor that it is; everything else as it is."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, torch.nn.Parameter):
+        return value
+    return value.detach().requires_grad_(value.requires_grad)
 
 
 class GuardedWriter(Writer):

@@ -8,6 +8,10 @@ recv stays where it is, right before the first use:
 
 A message in a slot arrives by itself, so buffered channels are left alone.
 
+What is posted begins at its post in every execution, for nothing else was proven: posts that begin only if a message is
+there already, some here and some there, can deadlock where all or none of them would not. So only what is known before
+its message comes can be posted: what a TensorSpec promises, on a transport that receives on its own.
+
 How far ahead: in front of the calls that come last before the recv, and over no other op on the same channel. So at
 most one message a channel is on its way to a reader, and all that are, are for its next call: memory for one call's
 messages, the double buffer of every pipeline. To post as early as the messages allow was rejected: it costs a buffer
@@ -37,9 +41,11 @@ __all__ = ["post_receives"]
 _Step = tuple[str, int]
 
 
-def post_receives(schedule: Schedule, channels: Iterable[Channel], groups: Iterable[Group] = ()) -> Schedule:
+def post_receives(
+    schedule: Schedule, channels: Iterable[Channel], groups: Iterable[Group] = (), early: Container[str] | None = None
+) -> Schedule:
     """The schedule with posts in front of calls; see the rules above. It comes back as it is if it has posts already,
-    or if it deadlocks, which simulate() explains.
+    or if it deadlocks, which simulate() explains. `early`: the channels whose receive may be posted, if not all.
 
     The time is linear in the number of ops, and for each post that is given up in the length of the circle.
 
@@ -47,7 +53,7 @@ def post_receives(schedule: Schedule, channels: Iterable[Channel], groups: Itera
     """
     channels, groups = tuple(channels), tuple(groups)
     check_ops(schedule, channels, groups)
-    rendezvous = {channel.name for channel in channels if channel.slots == 0}
+    rendezvous = {c.name for c in channels if c.slots == 0 and (early is None or c.name in early)}
     if not rendezvous or any(op.kind is OpKind.POST for ops in schedule.values() for op in ops):
         return schedule
     tried = {party: _with_posts(ops, rendezvous) for party, ops in schedule.items()}

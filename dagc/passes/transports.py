@@ -6,15 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from channels.communicators import transport
 from dagc.errors import GraphError
 from dagc.graph import DRIVER, Graph, Group
+from dagc.passes.channels import BUFFERED
 
 if TYPE_CHECKING:
     from dagc.passes.edges import Edge
     from dagc.placement import Placement
+    from dagc.plan import Channel
     from runtime.tensor_transport import TensorTransport
 
-__all__ = ["choose_groups", "choose_transports"]
+__all__ = ["choose_groups", "choose_transports", "is_received_early"]
 
 
 def choose_transports(
@@ -38,6 +41,16 @@ def choose_groups(graph: Graph, placement: Placement) -> Graph:
     """
     groups = {name: _choose_group(name, group, placement) for name, group in graph.groups.items()}
     return replace(graph, groups=groups) if groups else graph
+
+
+def is_received_early(channel: Channel, graph: Graph) -> bool:
+    """Whether a receive may begin before the head of its message is there: a spec says what it will be, and the
+    transport receives while the actor computes."""
+    said = graph.transports.get(channel.value)
+    if channel.transport in BUFFERED or said is None or said.spec is None:
+        return False
+    used = transport(channel.transport) if isinstance(said.transport, str) else said.transport
+    return used.asynchronous
 
 
 def _choose_group(name: str, group: Group, placement: Placement) -> Group:
@@ -74,8 +87,9 @@ def _choose(edge: Edge, placement: Placement, said: TensorTransport | None) -> s
         return said.name
     lacking = _without_gpu((edge.writer, edge.reader), placement)
     if not lacking:
-        # Tensors that shall be on the CPU need no GPU to receive them.
-        return "shm" if said.device == "cpu" else "nccl"
+        # What shall be on the CPU needs no GPU to receive it.
+        arrays = said.spec is not None and said.spec.library == "numpy"
+        return "shm" if said.device == "cpu" or arrays else "nccl"
     if said.name == "auto":
         return "shm"
     raise GraphError(

@@ -67,6 +67,24 @@ class Maker:
         weight = torch.ones(n, requires_grad=True)
         return weight * 2 if n == 1 else weight
 
+    def odd(self, n: int, kind: str, library: str) -> Any:
+        """In execution 1 what has the right dtype and shape, and cannot be sent all the same."""
+        if n != 1:
+            full = torch.full((4, 8), float(n))
+            return full.numpy() if library == "numpy" else full
+        if kind == "history":
+            return torch.ones(4, 8, requires_grad=True) * 2
+        if kind == "swapped":
+            return np.ones((4, 8), ">f4")
+        return torch.zeros(4, 8).to_sparse() if kind == "sparse" else torch.zeros(4, 8, device="meta")
+
+    def ones(self, n: int) -> Any:
+        return torch.ones(n)
+
+    def leaf(self, n: int) -> Any:
+        made = torch.full((4, 8), float(n), requires_grad=n == 1)
+        return torch.nn.Parameter(made.detach()) if n == 2 else made
+
     def part(self, n: int) -> Any:
         return torch.arange(n % 7 + 1) + n, np.full(n % 5 + 1, n), n
 
@@ -102,6 +120,21 @@ class Taker:
         if float(x.sum()) >= 32 * 3:
             os._exit(5)
         return float(x.sum())
+
+    def uneven(self, n: int, rank: int) -> Any:
+        """Takes one rank longer, then the other."""
+        if n % 2 == rank:
+            torch.ones(400, 400) @ torch.ones(400, 400)
+        return torch.full((2,), float(n) / 4)
+
+    def add(self, one: Any, other: Any) -> float:
+        return float(one.sum()) + 2 * float(other.sum())
+
+    def grad_in_place(self, x: Any) -> bool:
+        found = bool(x.requires_grad)
+        if not found:
+            x.add_(torch.ones(1, requires_grad=True))
+        return found
 
     def grad(self, x: Any) -> Any:
         return bool(x.requires_grad)
@@ -316,21 +349,54 @@ def test_a_tensor_for_a_gpu_that_is_not_there(maker: Any, takers: list[Any]) -> 
 
 
 @REMOTE
-def test_receives_are_posted_in_front_of_calls(engine: str, maker: Any, takers: list[Any], transport: Any) -> None:
-    """A pipeline of micro-batches: while the second stage works at one, the next one is received."""
+def test_a_common_input_beside_a_collective(engine: str, maker: Any, takers: list[Any], transport: Any) -> None:
+    """Ranks that meet in an allreduce, and all need what another actor sends to one after the other. A rank that took
+    it before the allreduce, while another one does so only afterwards, would wait for ever."""
     if engine == "threads":
         pytest.skip("between threads nothing goes by a communicator")
     for spec in (None, SPEC):
-        with InputNode() as x:
-            out = []
-            for i in range(4):
-                made = maker.plain.bind(x[i]).with_tensor_transport(transport, spec=spec)
-                # Another message of the same rank, whose receive must not pass that of the first.
-                twice = maker.double.bind(made).with_tensor_transport(transport)
-                out += [takers[0].total.bind(made), takers[0].total.bind(twice)]
+        with InputNode() as n:
+            common = maker.plain.bind(n).with_tensor_transport(transport, spec=spec)
+            summed = dagc.allreduce.bind([taker.uneven.bind(n, rank) for rank, taker in enumerate(takers)])
+            out = [taker.add.bind(one, common) for taker, one in zip(takers, summed, strict=True)]
         with dagc.compile(MultiOutputNode(out), timeout=WATCHDOG) as graph:
-            assert "post Maker_0.plain#1" in str(graph.plan)
-            refs = [graph.execute(n, n + 1, n + 2, n + 3) for n in range(30)]
-            for n, several in enumerate(refs):
-                expected = [32.0 * (n + i) * k for i in range(4) for k in (1, 2)]
-                assert dagc.get(several, timeout=WATCHDOG) == expected
+            assert inputs(graph, list(range(40))) == [[65.0 * n] * 2 for n in range(40)]
+
+
+@REMOTE
+def test_what_cannot_be_promised_is_an_error_of_its_execution(maker: Any, takers: list[Any], transport: Any) -> None:
+    for spec, odd in ((SPEC, ("sparse", "meta", "history")), (TensorSpec((4, 8), "float32"), ("swapped",))):
+        for kind in odd:
+            with InputNode() as x:
+                value = maker.odd.bind(x[0], kind, spec.library)
+                out = takers[0].total.bind(value.with_tensor_transport(transport, spec=spec))
+            with dagc.compile(out, timeout=WATCHDOG) as graph:
+                refs = [graph.execute(n) for n in range(4)]
+                with pytest.raises((dagc.MismatchError, dagc.SerializationError)):
+                    refs[1].get(timeout=WATCHDOG)
+                assert [refs[n].get(timeout=WATCHDOG) for n in (0, 2, 3)] == [0.0, 64.0, 96.0]
+
+
+@REMOTE
+def test_leaves_of_autograd_beside_a_spec(maker: Any, takers: list[Any], transport: Any) -> None:
+    for spec in (None, SPEC):
+        with InputNode() as n:
+            out = takers[0].grad_in_place.bind(maker.leaf.bind(n).with_tensor_transport(transport, spec=spec))
+        with dagc.compile(out, timeout=WATCHDOG) as graph:
+            # What is done to one value in place leaves nothing to the next one in the same memory.
+            assert inputs(graph, [0, 1, 0, 2, 0, 1]) == [False, True] * 3
+
+
+@REMOTE
+def test_tensors_above_max_message_bytes(maker: Any, takers: list[Any], transport: Any) -> None:
+    options = {"timeout": WATCHDOG, "max_message_bytes": 1000}
+    with InputNode() as n:
+        out = takers[0].total.bind(maker.ones.bind(n).with_tensor_transport(transport))
+    with dagc.compile(out, **options) as graph:
+        refs = [graph.execute(n) for n in (2, 400, 3)]
+        with pytest.raises(dagc.MessageTooLargeError, match="max_message_bytes=1000"):
+            refs[1].get(timeout=WATCHDOG)
+        assert [refs[n].get(timeout=WATCHDOG) for n in (0, 2)] == [2.0, 3.0]
+    out.with_tensor_transport("shm", spec=TensorSpec((400,), "float32"))
+    with pytest.raises(dagc.MessageTooLargeError, match=r"Taker_0.total promises.*1600 bytes"):
+        dagc.compile(out, **options)

@@ -113,10 +113,14 @@ def test_a_value_that_goes_two_ways_has_two_channels() -> None:
     ]
 
 
-def test_receives_are_posted_only_where_a_call_comes_before() -> None:
+def test_only_what_is_promised_is_received_before_it_is_there() -> None:
     a, b = stages(1, 1)
+    for said, options in (("auto", {}), ("gloo", {"spec": SPEC})):
+        with dagc.InputNode() as x:
+            out = [b.forward.bind(a.forward.bind(x[i]).with_tensor_transport(said, **options)) for i in range(3)]
+        assert "post" not in str(dagc.plan(dagc.MultiOutputNode(out)))
     with dagc.InputNode() as x:
-        out = [b.forward.bind(a.forward.bind(x[i]).with_tensor_transport()) for i in range(3)]
+        out = [b.forward.bind(a.forward.bind(x[i]).with_tensor_transport(spec=SPEC)) for i in range(3)]
     plan = dagc.plan(dagc.MultiOutputNode(out))
     assert [str(op) for op in plan.schedule["Stage_1"]][:5] == [
         "recv Stage_0.forward",

@@ -8,6 +8,7 @@ so it is told to the others in milliseconds.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import selectors
@@ -41,6 +42,8 @@ __all__ = ["CoordinatedGroup", "Coordinator", "check_world_size"]
 _STRANGERS = 64
 #: Seconds that the end of a group may take: what a member does not read until then is given up.
 _FLUSH_S = 1.0
+#: Seconds in which nobody is heard after descriptors ran out.
+_DEAF_S = 0.1
 
 
 @dataclass(eq=False)
@@ -88,6 +91,8 @@ class Coordinator:
         close_in_children(self._listener, self._wake, self._bell)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
+        #: While there are no descriptors.
+        self._deaf_until: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"dagc-group-{name}", daemon=True)
         self._pid = os.getpid()
         self._thread.start()
@@ -141,6 +146,9 @@ class Coordinator:
                     self._send(command())
                     done.set()
                 now = time.monotonic()
+                if self._deaf_until is not None and now >= self._deaf_until:
+                    self._deaf_until = None
+                    self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
                 self._send(self._roster.tick(now))
                 while self._hearing and self._roster.all_heard:
                     self._hearing.pop().set()
@@ -155,7 +163,8 @@ class Coordinator:
 
     def _patience(self) -> float | None:
         deadlines = [one.deadline for one in self._strangers]
-        deadlines += [deadline for deadline in (self._ending, self._roster.deadline) if deadline is not None]
+        others = (self._ending, self._roster.deadline, self._deaf_until)
+        deadlines += [deadline for deadline in others if deadline is not None]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
     def _unsent(self) -> bool:
@@ -168,7 +177,11 @@ class Coordinator:
     def _accept(self) -> None:
         try:
             accepted, _ = self._listener.accept()
-        except OSError:  # whoever it was has gone again, or there are no descriptors; the next one may do better
+        except OSError as error:  # whoever it was has gone again, or there are no descriptors
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                # It stays readable, and would be asked without end. Whoever connects is heard a little later.
+                self._selector.unregister(self._listener)
+                self._deaf_until = time.monotonic() + _DEAF_S
             return
         close_in_children(accepted)
         connection = _Connection(accepted, Challenge(self.id.secret), time.monotonic() + HANDSHAKE_S)
@@ -201,8 +214,9 @@ class Coordinator:
                 self._take(connection)
         except BlockingIOError:
             return
-        except (OSError, Unreadable):
-            # A stranger who proves nothing, or a member that has gone mad; nothing of what it says can be used.
+        except Exception:  # noqa: BLE001 - see below
+            # A stranger who proves nothing, or a member that has gone mad: whatever it sent, it must not end the thread
+            # that the others rely on. Nothing of what it says can be used.
             self._drop(connection)
             return
         self._drop(connection)

@@ -73,13 +73,17 @@ class Membership:
         self._sending = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
+        connected: socket.socket | None = None
         try:
-            self._socket = _connect(group)
-            pid = peer_process(self._socket)
+            connected = _connect(group)
+            pid = peer_process(connected)
         except (OSError, Unreadable) as error:
+            if connected is not None:
+                connected.close()
             raise ChannelBroken(
                 f"communicator {group.name}: the group cannot be reached: {error}; has whoever made it destroyed it?"
             ) from error
+        self._socket = connected
         #: The address of this machine, as the coordinator's machine sees it; None if that is this machine.
         self.address: str | None = None if group.path else self._socket.getsockname()[0]
         self._who = "" if pid is None else f" ({pid})"

@@ -92,6 +92,7 @@ class Roster:
         try:
             if kind == "put":
                 key, value = _text(message, "key"), _text(message, "value")
+                bytes.fromhex(value)  # else every other rank would be told what none of them can read
                 self._values[key] = value
                 return self._everybody(_put(key, value))
             if kind == "break":
@@ -105,7 +106,7 @@ class Roster:
                 return self._late(rank, message, now)
             if kind == "progress":
                 return self._progress(rank, int(message["begun"]), _text(message, "doing"))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise Unreadable(f"rank {rank} sent {message!r}: {error!r}") from error
         raise Unreadable(f"rank {rank} sent a message of the unknown kind {kind!r}")
 

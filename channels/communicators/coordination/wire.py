@@ -128,7 +128,7 @@ def decode(buffer: bytearray) -> list[Message]:
         del buffer[: _LENGTH.size + length]
         try:
             message = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Unreadable(f"a message is not JSON: {error}") from error
         if not isinstance(message, dict) or not isinstance(message.get("is"), str):
             raise Unreadable(f"a message is {data[:80]!r}; expected an object with a string under 'is'")

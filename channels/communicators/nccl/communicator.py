@@ -263,7 +263,10 @@ class NcclCommunicator(Communicator):
     def _collective(
         self, request: Request, source: Any, into: Any, call: Callable[[Any, int], None], timeout: float | None
     ) -> Any:
-        return self._follow(self._launch([request], [COLLECTIVE], [source, into], call, timeout), into)
+        done = self._launch([request], [COLLECTIVE], [source, into], call, timeout)
+        if self.waits_on_host is not None and self.waits_on_host():
+            self._wait(done.query)
+        return self._follow(done, into)
 
     def _launch(
         self,

@@ -33,6 +33,7 @@ class NcclTransport(Transport):
     """NCCL."""
 
     name: ClassVar[str] = "nccl"
+    asynchronous: ClassVar[bool] = True
 
     #: The GPU of this rank; None: the current device of the thread that joins.
     device: int | None = None
