@@ -66,8 +66,9 @@ class DagNode:
     def with_tensor_transport(
         self, transport: str | Transport = "auto", device: str = "default", spec: TensorSpec | None = None
     ) -> Self:
-        """Say how the tensors in this value travel to other actors, at any depth of it; returns self. (Of what is made of
-        tensors, as a Parameter or a sparse one, its parts travel.)
+        """Say how the tensors in this value travel to other actors, at any depth of it; returns self.
+
+        Of what is made of tensors, as a Parameter or a sparse one, the parts travel so.
 
         transport: "shm", "nccl", "gloo", a Transport, or "auto": by NCCL where the writer and the reader have GPUs of
         their own, through shared memory otherwise. What goes to or from the compiling process goes through shared
