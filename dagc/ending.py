@@ -15,7 +15,7 @@ from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any
 
-from channels import ChannelStatistics
+from channels import ChannelBroken, ChannelStatistics
 from dagc.errors import ActorDiedError, GraphClosedError
 from dagc.inflight import Window
 from dagc.install import Installation
@@ -29,6 +29,8 @@ __all__ = ["REASON_SECONDS", "Ending"]
 
 #: How long the report of a loop that failed may take to arrive after its channels have ended.
 REASON_SECONDS = 5.0
+#: How much later than what it does to others a death may be told.
+DEATH_SECONDS = 1.0
 
 
 class Ending:
@@ -50,6 +52,8 @@ class Ending:
         self.reason: BaseException | None = None
         #: Set once the channels have been broken for it.
         self.failed = threading.Event()
+        #: Reports a loop whose group broke, unless a death explains it meanwhile.
+        self._broken: threading.Timer | None = None
         self._labels = {handle._actor_id: name for name, handle in handles.items()}
         self._watch = engine.watch(list(handles.values()), self._on_death)
         for actor, loop in installation.loops.items():
@@ -64,6 +68,8 @@ class Ending:
     def fail(self, error: BaseException) -> None:
         """It cannot go on: stop every loop where it waits. Also while it is torn down: the dead pass nothing on."""
         with self._lock:
+            if self._broken is not None:
+                self._broken.cancel()
             if self.failed.is_set():
                 return
             if self.reason is None or isinstance(error, ActorDiedError):
@@ -117,6 +123,9 @@ class Ending:
 
     def unwatch(self) -> None:
         self._watch.cancel()
+        with self._lock:
+            if self._broken is not None:
+                self._broken.cancel()
 
     def channel_statistics(self) -> dict[str, ChannelStatistics]:
         return {name: channel.statistics() for name, channel in self._installation.channels.items()}
@@ -151,4 +160,17 @@ class Ending:
         if error is not None or (self.reason is None and all(loop.done.done() for loop in loops)):
             ended = GraphClosedError(f"graph {self._plan.name}: {actor} left it: {error or 'its loop ended'}")
             ended.__cause__ = error
-            self.fail(ended)
+            if isinstance(error, ChannelBroken):
+                self._fail_soon(ended)
+            else:
+                self.fail(ended)
+
+    def _fail_soon(self, ended: GraphClosedError) -> None:
+        """Stop every loop, but let a death be the reason: the survivors of a group may hear of it before the engine."""
+        with self._lock:
+            if self.failed.is_set() or self._broken is not None:
+                return
+            self._broken = threading.Timer(DEATH_SECONDS, self.fail, [ended])
+            self._broken.daemon = True
+            self._broken.start()
+        self._installation.break_(str(ended))
