@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import dagc
 from channels.communicators import TensorSpec
 from dagc import InputNode, MultiOutputNode
 from dagc.errors import GraphError
 from tests.own_transport import OwnTransport
+
+torch = pytest.importorskip("torch")
 
 WATCHDOG = 30.0
 SPEC = TensorSpec((4, 8), torch.float32)  # type: ignore[arg-type]

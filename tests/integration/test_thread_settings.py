@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
 import dagc
+
+torch = pytest.importorskip("torch")
 
 
 class Model:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
-import torch
 
 import dagc
 from channels.communicators import AgreedTransport, ShmTransport, TensorSpec
@@ -19,6 +18,8 @@ from dagc.passes.transports import choose_groups
 from dagc.placement import locate
 from dagc.plan import Plan
 from runtime import current
+
+torch = pytest.importorskip("torch")
 
 SPEC = TensorSpec((2, 4), torch.float32)  # type: ignore[arg-type]
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +25,8 @@ from channels.errors import MismatchError
 from channels.transfer import GuardedWriter, TensorPath, TensorReader, TensorWriter
 from channels.transfer.buffers import ReceiveBuffers
 from channels.transfer.split import join, split
+
+torch = pytest.importorskip("torch")
 
 WATCHDOG = 30.0
 SPEC = TensorSpec((2, 3), "float32", "torch")
