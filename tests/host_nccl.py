@@ -15,8 +15,9 @@ import torch
 
 from channels.communicators import Communicator, ReduceOp, TensorSpec
 from channels.communicators.nccl import NcclCommunicator, NcclTransport, NcclWork
+from channels.testing_ranks import WATCHDOG
 
-__all__ = ["HostNcclTransport", "OnHost"]
+__all__ = ["HostNcclTransport", "OnHost", "device_of", "exchanged"]
 
 
 @dataclass(frozen=True)
@@ -157,3 +158,17 @@ def _plain(given: Any) -> torch.Tensor:
     if not given.flags.writeable or not given.flags.aligned or any(stride < 0 for stride in given.strides):
         given = given.copy()
     return torch.from_numpy(given)
+
+
+def device_of(communicator: OnHost) -> torch.device:
+    """Where the tensors of its `inner` are."""
+    return torch.device("cuda", communicator.inner.device)
+
+
+def exchanged(communicator: OnHost, size: int) -> float:
+    """Round the ring, in all ranks at once: what each gets of the rank before it."""
+    inner, n = communicator.inner, communicator.world_size
+    ours = torch.full((size,), float(inner.rank), device=device_of(communicator))
+    spec = TensorSpec((size,), "float32", "torch")
+    found = inner.exchange(ours, (inner.rank + 1) % n, spec, (inner.rank - 1) % n, WATCHDOG)
+    return float(found.min().item())

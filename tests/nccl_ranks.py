@@ -5,7 +5,6 @@ A rank is an `OnHost`; its `inner` is the communicator of device tensors.
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Any
 
@@ -20,7 +19,8 @@ from channels.testing_group_subject import caught
 from tests import fakes_nccl
 from tests.fakes_nccl import faults
 from tests.fakes_nccl.memory import CudaTensor
-from tests.host_nccl import OnHost
+from tests.host_nccl import OnHost, device_of, exchanged
+from tests.ranks import said_in_a_child
 
 #: Works that stay under way between two calls.
 _works: list[Any] = []
@@ -39,16 +39,9 @@ def violations(_: OnHost | None = None) -> list[str]:
     return found
 
 
-def _device(communicator: OnHost) -> torch.device:
-    return torch.device("cuda", communicator.inner.device)
-
-
-# ---- streams ----
-
-
 def begin_and_compute(communicator: OnHost, kind: str) -> tuple[bool, bool]:
     """Begin a send or a receive whose other side has not come; (what was computed, whether it was over meanwhile)."""
-    inner, device = communicator.inner, _device(communicator)
+    inner, device = communicator.inner, device_of(communicator)
     if kind == "isend":
         work = inner.isend([torch.full((SIZE,), 5.0, device=device)], [1 - inner.rank])
     else:
@@ -87,7 +80,7 @@ def wait_orders_the_stream_and_not_the_host(communicator: OnHost) -> list[bool]:
 
 
 def send_ones(communicator: OnHost) -> None:
-    communicator.inner.isend([torch.ones(4, device=_device(communicator))], [0])
+    communicator.inner.isend([torch.ones(4, device=device_of(communicator))], [0])
     communicator.inner.synchronize()
 
 
@@ -97,8 +90,8 @@ def send_and_forget(communicator: OnHost, marks: bool) -> list[str]:
     if not marks:
         CudaTensor.record_stream = lambda self, stream: None  # type: ignore[method-assign]
     try:
-        communicator.inner.isend([torch.full((SIZE,), 5.0, device=_device(communicator))], [1])
-        torch.full((SIZE,), 6.0, device=_device(communicator))
+        communicator.inner.isend([torch.full((SIZE,), 5.0, device=device_of(communicator))], [1])
+        torch.full((SIZE,), 6.0, device=device_of(communicator))
     finally:
         CudaTensor.record_stream = kept  # type: ignore[method-assign]
     return violations()
@@ -114,7 +107,7 @@ def calls_of_several(communicator: OnHost) -> list[Any]:
     inner = communicator.inner
     faults.calls.clear()
     if inner.rank == 0:
-        tensors = [torch.ones(3, device=_device(communicator)), torch.zeros(5, dtype=torch.int64, device="cuda:0")]
+        tensors = [torch.ones(3, device=device_of(communicator)), torch.zeros(5, dtype=torch.int64, device="cuda:0")]
         inner.isend(tensors, [1, 2]).wait()
     else:
         inner.irecv([TensorSpec((3,), "float32", "torch"), TensorSpec((5,), "int64", "torch")], 0).wait()
@@ -123,18 +116,21 @@ def calls_of_several(communicator: OnHost) -> list[Any]:
 
 
 def exchange(communicator: OnHost) -> float:
-    """Round the ring, in all ranks at once."""
-    inner, n = communicator.inner, communicator.world_size
-    ours = torch.full((SIZE,), float(inner.rank), device=_device(communicator))
-    spec = TensorSpec((SIZE,), "float32", "torch")
-    found = inner.exchange(ours, (inner.rank + 1) % n, spec, (inner.rank - 1) % n, WATCHDOG)
-    return float(found.min().item())
+    return exchanged(communicator, SIZE)
+
+
+def exchange_in_place(communicator: OnHost) -> str:
+    """Receiving into what is being sent, or into a part of it: refused by each rank alone."""
+    inner, tensor = communicator.inner, torch.ones(8, device=device_of(communicator))
+    peer = 1 - inner.rank
+    caught(ValueError, lambda: inner.exchange(tensor, peer, tensor, peer, WATCHDOG))
+    return caught(ValueError, lambda: inner.exchange(tensor[:6], peer, tensor[2:], peer, WATCHDOG))
 
 
 def send_first(communicator: OnHost) -> str:
     """Both send before they receive: NCCL runs the operations of a communicator one by one."""
     inner = communicator.inner
-    peer, tensor = 1 - inner.rank, torch.ones(4, device=_device(communicator))
+    peer, tensor = 1 - inner.rank, torch.ones(4, device=device_of(communicator))
     inner.isend([tensor], [peer], 0.2)
     inner.irecv([TensorSpec((4,), "float32", "torch")], peer)
     return caught(ChannelBroken if inner.rank else ChannelTimeout, inner.synchronize)
@@ -142,7 +138,7 @@ def send_first(communicator: OnHost) -> str:
 
 def on_another_device(communicator: OnHost) -> str:
     other = torch.ones(3, device=f"cuda:{(communicator.inner.device + 1) % fakes_nccl.FAKE_DEVICES}")
-    return caught(TypeError, communicator.inner.isend, [torch.ones(3, device=_device(communicator)), other], [1])
+    return caught(TypeError, communicator.inner.isend, [torch.ones(3, device=device_of(communicator)), other], [1])
 
 
 # ---- what goes wrong ----
@@ -151,16 +147,16 @@ def on_another_device(communicator: OnHost) -> str:
 def launch_in_vain(communicator: OnHost) -> list[str]:
     """The call returns at once; the error is that of whatever looks next."""
     inner = communicator.inner
-    inner.allreduce(torch.ones(3, device=_device(communicator)), timeout=0.05)
+    inner.allreduce(torch.ones(3, device=device_of(communicator)), timeout=0.05)
     told = [caught(ChannelTimeout, inner.synchronize), caught(ChannelBroken, inner.check)]
-    return [*told, caught(ChannelBroken, inner.isend, [torch.ones(3, device=_device(communicator))], [1])]
+    return [*told, caught(ChannelBroken, inner.isend, [torch.ones(3, device=device_of(communicator))], [1])]
 
 
 def wait_on_the_device(communicator: OnHost) -> str:
     inner = communicator.inner
 
     def wait() -> None:
-        inner.allreduce(torch.ones(SIZE, device=_device(communicator)))
+        inner.allreduce(torch.ones(SIZE, device=device_of(communicator)))
         inner.synchronize()
 
     return caught(ChannelBroken, wait)
@@ -174,7 +170,7 @@ def fail_on_the_device(communicator: OnHost) -> str:
 
     def wait() -> None:
         communicator.inner._streams[COLLECTIVE].enqueue(illegal)
-        communicator.inner.allreduce(torch.ones(3, device=_device(communicator)))
+        communicator.inner.allreduce(torch.ones(3, device=device_of(communicator)))
         communicator.inner.synchronize()
 
     return caught(ChannelBroken, wait)
@@ -202,20 +198,5 @@ def is_stuck(communicator: OnHost) -> bool:
 
 
 def use_in_a_child(communicator: OnHost) -> str:
-    """What the communicator says to a forked child, which may also abort and destroy it there without effect."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            text = caught(ChannelBroken, communicator.inner.check)
-            communicator.inner.abort("a child says so")
-            communicator.inner.destroy()
-        except BaseException as error:  # noqa: BLE001 - told to the parent
-            text = repr(error)
-        os.write(writer, text.encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as said:
-        text = said.read()
-    os.waitpid(child, 0)
-    return text
+    """What the communicator says to a forked child."""
+    return said_in_a_child(communicator, communicator.inner.check)

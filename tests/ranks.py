@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -131,11 +132,16 @@ def fork_and_stay(communicator: Communicator) -> int:
 
 def use_in_a_child(communicator: Communicator) -> str:
     """What the communicator says to a forked child, which also drops it."""
+    return said_in_a_child(communicator, lambda: perform(communicator, "allreduce"))
+
+
+def said_in_a_child(communicator: Communicator, use: Callable[[], object]) -> str:
+    """What `use` raises in a forked child, which then aborts and destroys the communicator there, without effect."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            text = caught(ChannelBroken, perform, communicator, "allreduce")
+            text = caught(ChannelBroken, use)
             communicator.abort("a child says so")
             communicator.destroy()
         except BaseException as error:  # noqa: BLE001 - told to the parent

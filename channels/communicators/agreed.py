@@ -23,6 +23,7 @@ from typing import ClassVar
 import numpy as np
 
 from channels.communicators.base import Communicator, GroupHandle, Transport
+from channels.communicators.memory import check_overlap
 from channels.communicators.requests import PACKED, PAIRED, Kind, Request, mismatch
 from channels.communicators.shm import ShmTransport
 from channels.communicators.tensors import DTYPES, ReduceOp, Tensor, TensorSpec, op_code
@@ -110,11 +111,12 @@ class AgreedCommunicator(Communicator):
     # ---- operations of two ranks ----
 
     def send(self, tensor: Tensor, peer: int, timeout: float | None = None) -> None:
-        request = _request(Kind.SEND, self.accepts(tensor), peer=self._checked(peer))
+        self._check_rank("peer", peer, other=True)
+        request = _request(Kind.SEND, self.accepts(tensor), peer=peer)
         self._agreed(request, lambda left: self._inner.send(tensor, peer, left), timeout)
 
     def recv(self, into: Tensor | TensorSpec, peer: int, timeout: float | None = None) -> Tensor:
-        self._checked(peer)
+        self._check_rank("peer", peer, other=True)
         spec, tensor = self._target(into)
         request = _request(Kind.RECV, spec, peer=peer)
         return self._agreed(request, lambda left: self._inner.recv(tensor, peer, left), timeout)
@@ -160,8 +162,7 @@ class AgreedCommunicator(Communicator):
         return self._agreed(request, lambda left: self._inner.reducescatter(tensor, op, out, left), timeout)
 
     def broadcast(self, tensor: Tensor | TensorSpec, root: int, timeout: float | None = None) -> Tensor:
-        if not 0 <= root < self.world_size:
-            raise ValueError(f"communicator {self.name}: root={root}; expected 0 to {self.world_size - 1}")
+        self._check_rank("root", root)
         spec, tensor = (self.accepts(tensor), tensor) if self.rank == root else self._target(tensor)
         request = _request(Kind.BROADCAST, spec, peer=root)
         return self._agreed(request, lambda left: self._inner.broadcast(tensor, root, left), timeout)
@@ -257,14 +258,6 @@ class AgreedCommunicator(Communicator):
         self._check_out(tensor, spec, spec.shape, None)
         return spec, tensor
 
-    def _checked(self, peer: int) -> int:
-        if not 0 <= peer < self.world_size or peer == self.rank:
-            raise ValueError(
-                f"communicator {self.name}: peer={peer}; expected 0 to {self.world_size - 1}, but not {self.rank}, "
-                "which is this rank"
-            )
-        return peer
-
     def _check_out(
         self,
         out: Tensor | None,
@@ -283,24 +276,12 @@ class AgreedCommunicator(Communicator):
             raise ValueError(f"out is {found}; expected {TensorSpec(shape, like.dtype, found.library)}, as the result")
         if not _contiguous(out) or (isinstance(out, np.ndarray) and not out.flags.writeable):
             raise ValueError("out is not writable and contiguous; pass one that is, and copy from it")
-        if tensor is None or not _contiguous(tensor) or not like.nbytes:
-            return
-        first, second = _address(tensor), _address(out)
-        apart = first + like.nbytes <= second or second + found.nbytes <= first
-        if not apart and first + source != second + into:
-            raise ValueError(
-                f"communicator {self.name}: the memory of the tensor and that of the result overlap; expected none in "
-                "common, or for an allreduce out=tensor, for an allgather out[rank] as tensor, for a reducescatter "
-                "tensor[rank] as out"
-            )
+        if tensor is not None and _contiguous(tensor):  # else a copy of it is read
+            check_overlap(self.name, tensor, out, source_at=source, into_at=into)
 
 
 def _contiguous(tensor: Tensor) -> bool:
     return bool(tensor.flags.c_contiguous if isinstance(tensor, np.ndarray) else tensor.is_contiguous())
-
-
-def _address(tensor: Tensor) -> int:
-    return int(tensor.__array_interface__["data"][0] if isinstance(tensor, np.ndarray) else tensor.data_ptr())
 
 
 def _request(kind: Kind, spec: TensorSpec, op: int = 0, peer: int = -1) -> Request:

@@ -193,6 +193,12 @@ class Communicator(ABC):
     def destroy(self) -> None:
         """Rule 10: leave the group."""
 
+    def _check_rank(self, what: str, rank: int, *, other: bool = False) -> None:
+        """Raises ValueError if it is no rank of the group, or with `other` this very one; `what` names it."""
+        if not 0 <= rank < self.world_size or (other and rank == self.rank):
+            but = f", but not {self.rank}, which is this rank" if other else ""
+            raise ValueError(f"communicator {self.name}: {what}={rank}; expected 0 to {self.world_size - 1}{but}")
+
 
 class GroupHandle(ABC):
     """The creator's handle of a group, whether it takes part itself or not. The group lives no longer than this."""

@@ -12,7 +12,7 @@ from channels.communicators.tensors import DTYPES, Memory, Tensor, writable
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["byte_tensor", "check_overlap", "check_timeout", "copy", "result_memory"]
+__all__ = ["byte_tensor", "check_apart", "check_overlap", "check_timeout", "copy", "result_memory"]
 
 
 class _At:
@@ -51,14 +51,12 @@ def result_memory(out: Tensor, dtype: int, shape: tuple[int, ...]) -> Memory:
     return memory
 
 
-def check_overlap(
-    name: str, source: torch.Tensor, into: torch.Tensor, ours: torch.Tensor, theirs: torch.Tensor
-) -> None:
-    """Refuse a result that overlaps what is read, unless the part `ours` of one is the part `theirs` of the other.
+def check_overlap(name: str, source: Tensor, into: Tensor, *, source_at: int = 0, into_at: int = 0) -> None:
+    """Refuse a result that overlaps what is read, unless byte `source_at` of the one is byte `into_at` of the other.
 
-    Raises ValueError.
+    Both are contiguous. Raises ValueError.
     """
-    if _apart(source, into) or ours.data_ptr() == theirs.data_ptr():
+    if _apart(source, into) or _address(source) + source_at == _address(into) + into_at:
         return
     raise ValueError(
         f"communicator {name}: the memory of the tensor and that of the result overlap; expected none in common, or "
@@ -67,12 +65,25 @@ def check_overlap(
     )
 
 
+def check_apart(name: str, sent: Tensor, received: Tensor) -> None:
+    """Refuse to receive into what is being sent. Both are contiguous. Raises ValueError."""
+    if not _apart(sent, received):
+        raise ValueError(
+            f"communicator {name}: the memory of the tensor that is sent and that of the one that is received overlap; "
+            "expected none in common"
+        )
+
+
 def check_timeout(timeout: float | None) -> None:
     """Raises ValueError if it is negative or no number."""
     if timeout is not None and not timeout >= 0:
         raise ValueError(f"timeout={timeout!r}; expected seconds, 0 or more, or None to wait for ever")
 
 
-def _apart(one: torch.Tensor, other: torch.Tensor) -> bool:
-    first, second = sorted(((one.data_ptr(), one.nbytes), (other.data_ptr(), other.nbytes)))
+def _address(tensor: Tensor) -> int:
+    return int(tensor.__array_interface__["data"][0] if isinstance(tensor, np.ndarray) else tensor.data_ptr())
+
+
+def _apart(one: Tensor, other: Tensor) -> bool:
+    first, second = sorted(((_address(one), one.nbytes), (_address(other), other.nbytes)))
     return not one.nbytes or not other.nbytes or first[0] + first[1] <= second[0]

@@ -213,11 +213,6 @@ class ShmCommunicator(Communicator):
         if asked is not None:
             raise _mismatch(self.name, asked)
 
-    def _check_rank(self, what: str, rank: int, *, other: bool = False) -> None:
-        if not 0 <= rank < self.world_size or (other and rank == self.rank):
-            but = f", but not {self.rank}, which is this rank" if other else ""
-            raise ValueError(f"communicator {self.name}: {what}={rank}; expected 0 to {self.world_size - 1}{but}")
-
 
 def _result(out: Tensor, dtype: int, shape: tuple[int, ...]) -> Memory:
     memory, found_dtype, found_shape = writable(out, "out")

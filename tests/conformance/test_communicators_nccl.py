@@ -106,6 +106,11 @@ def test_several_tensors_are_one_group_of_calls(parties: Sequence[Party]) -> Non
         assert own != stream
 
 
+def test_what_is_sent_cannot_be_received_into(parties: Sequence[Party]) -> None:
+    for said in Subject(FakeNcclTransport(), parties).run(2, nccl_ranks.exchange_in_place):
+        assert "expected none in common" in said
+
+
 def test_every_rank_of_a_ring_sends_and_receives_at_once(parties: Sequence[Party]) -> None:
     assert Subject(FakeNcclTransport(), parties).run(3, nccl_ranks.exchange) == [2.0, 0.0, 1.0]
 

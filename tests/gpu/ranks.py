@@ -8,9 +8,8 @@ import torch
 
 from channels.communicators import TensorSpec
 from channels.errors import ChannelBroken, ChannelTimeout
-from channels.testing_communicators import WATCHDOG
 from channels.testing_group_subject import caught
-from tests.host_nccl import OnHost
+from tests.host_nccl import OnHost, device_of, exchanged
 
 #: 64 MiB of float32: too much for NCCL's buffers, so a send waits for its receive.
 SIZE = 16 << 20
@@ -21,13 +20,9 @@ CHAIN_OF_20 = float(2 * (2**20 - 1))
 _works: list[Any] = []
 
 
-def _device(communicator: OnHost) -> torch.device:
-    return torch.device("cuda", communicator.inner.device)
-
-
 def send_and_compute(communicator: OnHost) -> tuple[bool, bool]:
     """Begin a send that nobody receives yet, and compute; (whether that is right, whether the send is over)."""
-    device = _device(communicator)
+    device = device_of(communicator)
     work = communicator.inner.isend([torch.full((SIZE,), 5.0, device=device)], [1])
     _works.append(work)
     square = torch.full((512, 512), 2.0, device=device)
@@ -48,7 +43,7 @@ def finish(communicator: OnHost) -> bool:
 
 
 def chain(communicator: OnHost, steps: int) -> float:
-    device = _device(communicator)
+    device = device_of(communicator)
     value, busy = torch.zeros(SIZE, device=device), torch.ones((2048, 2048), device=device)
     for _ in range(steps):
         busy = (busy @ busy).clamp(0, 1)  # so that the operation really has to wait
@@ -60,7 +55,7 @@ def chain(communicator: OnHost, steps: int) -> float:
 
 def send_and_forget(communicator: OnHost, times: int) -> None:
     """The memory of each is free for the next as soon as its stream lets go of it."""
-    device = _device(communicator)
+    device = device_of(communicator)
     for number in range(times):
         communicator.inner.isend([torch.full((SIZE,), float(number), device=device)], [1])
         torch.full((SIZE,), -1.0, device=device)
@@ -75,16 +70,12 @@ def receive_all(communicator: OnHost, times: int) -> list[float]:
 
 
 def exchange(communicator: OnHost) -> float:
-    inner, n = communicator.inner, communicator.world_size
-    ours = torch.full((SIZE,), float(inner.rank), device=_device(communicator))
-    spec = TensorSpec((SIZE,), "float32", "torch")
-    found = inner.exchange(ours, (inner.rank + 1) % n, spec, (inner.rank - 1) % n, WATCHDOG)
-    return float(found.min().item())
+    return exchanged(communicator, SIZE)
 
 
 def wait_on_the_device(communicator: OnHost, operation: str) -> tuple[str, bool]:
     """For a rank that does not come; what was said, and whether NCCL is stuck."""
-    inner, ours = communicator.inner, torch.ones(SIZE, device=_device(communicator))
+    inner, ours = communicator.inner, torch.ones(SIZE, device=device_of(communicator))
 
     def wait() -> None:
         if operation == "allreduce":
@@ -98,16 +89,16 @@ def wait_on_the_device(communicator: OnHost, operation: str) -> tuple[str, bool]
 
 def timed_out(communicator: OnHost) -> str:
     inner = communicator.inner
-    inner.allreduce(torch.ones(SIZE, device=_device(communicator)), timeout=0.5)
+    inner.allreduce(torch.ones(SIZE, device=device_of(communicator)), timeout=0.5)
     return caught(ChannelTimeout, inner.synchronize)
 
 
 def sum_of_ranks(communicator: OnHost) -> float:
-    total = communicator.inner.allreduce(torch.full((3,), float(communicator.rank), device=_device(communicator)))
+    total = communicator.inner.allreduce(torch.full((3,), float(communicator.rank), device=device_of(communicator)))
     return float(total[0].item())
 
 
 def free_bytes(communicator: OnHost) -> int:
     sum_of_ranks(communicator)
-    free, _ = torch.cuda.mem_get_info(_device(communicator))
+    free, _ = torch.cuda.mem_get_info(device_of(communicator))
     return int(free)

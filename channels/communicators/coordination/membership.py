@@ -29,7 +29,7 @@ from channels.communicators.coordination.wire import (
     peer_process,
     reason_of,
 )
-from channels.errors import ChannelBroken, ChannelTimeout
+from channels.errors import ChannelBroken, ChannelClosed, ChannelTimeout
 
 __all__ = ["HEARD_S", "VERDICT_S", "Membership", "Verdict"]
 
@@ -112,6 +112,26 @@ class Membership:
             self.verdict = Verdict(self.verdict.reason, self.verdict.by)
             return ChannelTimeout(f"{text}; the group is broken by that")
         return ChannelBroken(text)
+
+    def check_open(self, *, destroyed: bool) -> None:
+        """Raises ChannelBroken in a child of the process that joined, ChannelClosed if this rank has destroyed it."""
+        if os.getpid() != self._pid:
+            raise ChannelBroken(
+                f"communicator {self.group.name} was made before a fork and belongs to the parent process"
+            )
+        if destroyed:
+            raise self.destroyed()
+
+    def destroyed(self) -> ChannelClosed:
+        """What is raised for this rank's own operations after it has left."""
+        return ChannelClosed(f"communicator {self.group.name}: this rank has destroyed it")
+
+    def gone(self, rank: int, request: object) -> ChannelClosed:
+        """What is raised for an operation that needs a rank which has left."""
+        return ChannelClosed(
+            f"communicator {self.group.name}: rank {rank} has destroyed its communicator; it does not take part in "
+            f"this {request}"
+        )
 
     def late(self, doing: str, awaited: list[int], waited: float, begun: int) -> None:
         """This rank waited too long; break the group. If `awaited` is empty the coordinator finds out for whom."""

@@ -26,7 +26,7 @@ from channels.communicators.tensors import (
     readable,
     writable,
 )
-from channels.errors import ChannelBroken, ChannelClosed, DagcError, MismatchError
+from channels.errors import DagcError, MismatchError
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +103,7 @@ class GlooCommunicator(Communicator):
         if out is None:
             out = empty_like(tensor, shape)
         source, into = byte_tensor(memory), byte_tensor(result_memory(out, dtype, shape))
-        check_overlap(self.name, source, into, source, into)
+        check_overlap(self.name, source, into)
         request = Request(Kind.ALLREDUCE, dtype, tuple(shape), op_code(op))
 
         def move(deadline: float | None) -> None:
@@ -125,7 +125,7 @@ class GlooCommunicator(Communicator):
         source, into = byte_tensor(memory), byte_tensor(result_memory(out, dtype, gathered))
         size = source.numel()
         blocks = {rank: into[rank * size : (rank + 1) * size] for rank in range(self.world_size)}
-        check_overlap(self.name, source, into, source, blocks[self.rank])
+        check_overlap(self.name, source, into, into_at=self.rank * size)
         request = Request(Kind.ALLGATHER, dtype, tuple(shape))
 
         def move(deadline: float | None) -> None:
@@ -162,7 +162,7 @@ class GlooCommunicator(Communicator):
         source, into = byte_tensor(memory), byte_tensor(result_memory(out, dtype, part))
         size = into.numel()
         blocks = {rank: source[rank * size : (rank + 1) * size] for rank in range(self.world_size)}
-        check_overlap(self.name, source, into, blocks[self.rank], into)
+        check_overlap(self.name, source, into, source_at=self.rank * size)
 
         def move(deadline: float | None) -> None:
             if size > self._rounds.inline:
@@ -239,34 +239,22 @@ class GlooCommunicator(Communicator):
     def _lost(self, lost: Lost | Late, request: Request) -> DagcError:
         """The reason behind the end of a connection, which the coordinator knows, or hears in a moment."""
         if self._closed:
-            return self._destroyed()
+            return self._membership.destroyed()
         self._membership.settle(lambda: lost.peer in self._membership.left, VERDICT_S)
         if self._membership.verdict is None and lost.peer in self._membership.left:
-            return self._gone(lost.peer, request)
+            return self._membership.gone(lost.peer, request)
         why = f"moved nothing for {STALL_S:g} s" if isinstance(lost, Late) else f"was lost: {lost}"
         self._membership.break_(f"rank {self.rank} in {request}: the connection to rank {lost.peer} {why}")
         return self._membership.error()
 
     def _check_usable(self, request: Request, peers: list[int]) -> None:
-        if os.getpid() != self._pid:
-            raise ChannelBroken(f"communicator {self.name} was made before a fork and belongs to the parent process")
-        if self._closed:
-            raise self._destroyed()
+        self._membership.check_open(destroyed=self._closed)
         self._membership.check()
         for peer in peers:
             if peer in self._membership.left:
                 if request.kind not in PAIRED:
                     self._rounds.give_up(self._membership.left, peer)
-                raise self._gone(peer, request)
-
-    def _destroyed(self) -> ChannelClosed:
-        return ChannelClosed(f"communicator {self.name}: this rank has destroyed it")
-
-    def _gone(self, peer: int, request: Request) -> ChannelClosed:
-        return ChannelClosed(
-            f"communicator {self.name}: rank {peer} has destroyed its communicator; it does not take part in this "
-            f"{request}"
-        )
+                raise self._membership.gone(peer, request)
 
     def _reduce(self, request: Request, ours: torch.Tensor, answers: Mapping[int, Answer], into: torch.Tensor) -> None:
         size = ours.numel()
@@ -275,11 +263,6 @@ class GlooCommunicator(Communicator):
 
     def _agree(self, request: Request, deadline: float | None) -> None:
         self._rounds.all(request, {}, deadline)
-
-    def _check_rank(self, what: str, rank: int, *, other: bool = False) -> None:
-        if not 0 <= rank < self.world_size or (other and rank == self.rank):
-            but = f", but not {self.rank}, which is this rank" if other else ""
-            raise ValueError(f"communicator {self.name}: {what}={rank}; expected 0 to {self.world_size - 1}{but}")
 
     # ---- the end ----
 

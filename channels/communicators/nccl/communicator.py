@@ -11,7 +11,7 @@ from typing import Any
 
 from channels.communicators.base import Communicator
 from channels.communicators.coordination.membership import Membership
-from channels.communicators.memory import check_overlap, check_timeout
+from channels.communicators.memory import check_apart, check_overlap, check_timeout
 from channels.communicators.nccl.cuda import describe
 from channels.communicators.nccl.device_tensors import DeviceTensors
 from channels.communicators.nccl.handle import END_S, Handle
@@ -19,7 +19,7 @@ from channels.communicators.nccl.streams import COLLECTIVE, RECV, SEND, Streams
 from channels.communicators.nccl.watchdog import DESERTED, Counts, Flight, Watchdog
 from channels.communicators.requests import PAIRED, Kind, Request
 from channels.communicators.tensors import DTYPES, ReduceOp, Tensor, TensorSpec, op_code
-from channels.errors import ChannelBroken, ChannelClosed, DagcError
+from channels.errors import DagcError
 
 __all__ = ["NcclCommunicator", "NcclWork"]
 
@@ -124,7 +124,7 @@ class NcclCommunicator(Communicator):
         self._check_rank("source", source, other=True)
         ours = self._tensors.readable(tensor)
         theirs = self._tensors.writable(into, "into")
-        check_overlap(self.name, ours[0], theirs[0], ours[0], ours[0])
+        check_apart(self.name, ours[0], theirs[0])
         requests = [_request(Kind.SEND, [ours], to), _request(Kind.RECV, [theirs], source)]
 
         def call(comm: Any, sending: int, receiving: int) -> None:
@@ -146,7 +146,7 @@ class NcclCommunicator(Communicator):
         source, dtype = self._tensors.readable(tensor)
         number = op_code(op)
         into = self._tensors.result(out, source, tuple(source.shape))
-        check_overlap(self.name, source, into, source, into)
+        check_overlap(self.name, source, into)
         request = Request(Kind.ALLREDUCE, dtype, tuple(source.shape), number)
         arguments = (source.data_ptr(), into.data_ptr(), source.numel(), self._dtypes[dtype], self._ops[number])
         return self._collective(request, source, into, lambda comm, stream: comm.allReduce(*arguments, stream), timeout)
@@ -156,7 +156,7 @@ class NcclCommunicator(Communicator):
         shape = tuple(source.shape)
         gathered = (self.world_size * shape[0], *shape[1:]) if shape else (self.world_size,)
         into = self._tensors.result(out, source, gathered)
-        check_overlap(self.name, source, into, source, self._block(into, source.numel()))
+        check_overlap(self.name, source, into, into_at=self.rank * source.nbytes)
         request = Request(Kind.ALLGATHER, dtype, shape)
         arguments = (source.data_ptr(), into.data_ptr(), source.numel(), self._dtypes[dtype])
         return self._collective(request, source, into, lambda comm, stream: comm.allGather(*arguments, stream), timeout)
@@ -177,7 +177,7 @@ class NcclCommunicator(Communicator):
                 f"size {self.world_size}"
             )
         into = self._tensors.result(out, source, (shape[0] // self.world_size, *shape[1:]))
-        check_overlap(self.name, source, into, self._block(source, into.numel()), into)
+        check_overlap(self.name, source, into, source_at=self.rank * into.nbytes)
         arguments = (source.data_ptr(), into.data_ptr(), into.numel(), self._dtypes[dtype], self._ops[number])
         return self._collective(
             request, source, into, lambda comm, stream: comm.reduceScatter(*arguments, stream), timeout
@@ -208,7 +208,7 @@ class NcclCommunicator(Communicator):
     # ---- errors that come later, and the end ----
 
     def check(self) -> None:
-        self._check_open()
+        self._membership.check_open(destroyed=self._closed)
         self._check_unbroken()
 
     def synchronize(self) -> None:
@@ -320,53 +320,32 @@ class NcclCommunicator(Communicator):
     def _is_broken(self) -> bool:
         return self._membership.verdict is not None
 
-    def _check_open(self) -> None:
-        if os.getpid() != self._pid:
-            raise ChannelBroken(f"communicator {self.name} was made before a fork and belongs to the parent process")
-        if self._closed:
-            raise ChannelClosed(f"communicator {self.name}: this rank has destroyed it")
-
     def _check_unbroken(self) -> None:
         if self._membership.verdict is not None or self._watchdog.deserted is not None:
             raise self._error()
 
     def _check_usable(self, requests: Sequence[Request]) -> None:
-        self._check_open()
+        self._membership.check_open(destroyed=self._closed)
         left, verdict = self._membership.left, self._membership.verdict
         # If another rank has broken the group because somebody left, this one is told of the same cause.
         if verdict is None or verdict.reason.endswith(DESERTED):
             for request in requests if left else ():
                 for rank in [request.peer] if request.kind in PAIRED else sorted(left):
                     if rank in left:
-                        raise self._gone(rank, request)
+                        raise self._membership.gone(rank, request)
         self._check_unbroken()
 
     def _error(self) -> DagcError:
         """What to raise, once the watchdog has ended what runs on the device."""
         self._watchdog.finished(END_S + 2.0)
         if self._watchdog.deserted is not None:
-            return self._gone(*self._watchdog.deserted)
+            return self._membership.gone(*self._watchdog.deserted)
         error = self._membership.error()
         if self._handle.stuck:
             return type(error)(
                 f"{error}; NCCL has not ended within {END_S:g} s: end this process, or the device stays occupied"
             )
         return error
-
-    def _gone(self, rank: int, request: Request) -> ChannelClosed:
-        return ChannelClosed(
-            f"communicator {self.name}: rank {rank} has destroyed its communicator; it does not take part in this "
-            f"{request}"
-        )
-
-    def _block(self, tensor: Any, size: int) -> Any:
-        """This rank's block of so many elements."""
-        return tensor.reshape(-1)[self.rank * size : (self.rank + 1) * size]
-
-    def _check_rank(self, what: str, rank: int, *, other: bool = False) -> None:
-        if not 0 <= rank < self.world_size or (other and rank == self.rank):
-            but = f", but not {self.rank}, which is this rank" if other else ""
-            raise ValueError(f"communicator {self.name}: {what}={rank}; expected 0 to {self.world_size - 1}{but}")
 
 
 def _request(kind: Kind, tensors: Sequence[tuple[Any, int]], peer: int) -> Request:
