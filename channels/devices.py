@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import Any
 
-__all__ = ["PLAIN", "arriving", "destination", "is_dense", "to_host"]
+from channels.errors import SerializationError
+
+__all__ = ["PLAIN", "arriving", "check_history", "destination", "dtype_name", "is_dense", "to_host"]
 
 #: Subclasses of torch.Tensor that are nothing but memory with a shape; others know themselves how they are pickled.
 PLAIN: set[type] = set()
@@ -21,6 +24,18 @@ def is_dense(value: Any) -> bool:
         and value.layout is torch.strided
         and not (value.is_quantized or value.is_conj() or value.is_neg())
     )
+
+
+@cache
+def dtype_name(dtype: Any) -> str:
+    """Of a torch.dtype, as numpy has it where both have one."""
+    return str(dtype).removeprefix("torch.")
+
+
+def check_history(tensor: Any) -> None:
+    """Raises SerializationError for a tensor with a gradient history, which has its beginning in this process."""
+    if tensor.requires_grad and not tensor.is_leaf:
+        raise SerializationError("a tensor with a gradient history cannot leave its process; send tensor.detach()")
 
 
 def to_host(tensor: Any) -> Any:

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from channels import _ring
 from channels.base import Failure
-from channels.devices import arriving, destination, is_dense, to_host
+from channels.devices import arriving, check_history, destination, dtype_name, is_dense, to_host
 from channels.errors import SerializationError
 
 __all__ = ["decode", "dump", "encode", "pack", "unpack"]
@@ -315,9 +315,6 @@ def _rebuild_array(
 
 _TensorHead = tuple[str, tuple[int, ...], bool, str]
 
-#: torch.dtype -> its name; found when the first tensor of it comes.
-_names: dict[Any, str] = {}
-
 
 def _tensor_parts(tensor: Any) -> tuple[_TensorHead, Any]:
     """All else than dense tensors (sparse, quantized, subclasses) pickles in torch's own way.
@@ -327,15 +324,13 @@ def _tensor_parts(tensor: Any) -> tuple[_TensorHead, Any]:
     """
     grad = tensor.requires_grad
     if grad:
-        if not tensor.is_leaf:
-            raise SerializationError("a tensor with a gradient history cannot leave its process; send tensor.detach()")
+        check_history(tensor)
         tensor = tensor.detach()
     where = "cpu"
     if tensor.is_cuda:
         where = destination("default", tensor)
         tensor = to_host(tensor)
-    dtype = tensor.dtype
-    name = _names.get(dtype) or _names.setdefault(dtype, str(dtype).removeprefix("torch."))
+    name = dtype_name(tensor.dtype)
     head = (name, tuple(tensor.shape), grad, where)
     if not tensor.is_contiguous():
         tensor = tensor.contiguous()

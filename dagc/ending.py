@@ -18,7 +18,7 @@ from typing import Any
 from channels import ChannelBroken, ChannelStatistics
 from dagc.errors import ActorDiedError, GraphClosedError
 from dagc.inflight import Window
-from dagc.install import Installation
+from dagc.install import DEATH_SECONDS, Installation
 from dagc.plan import Plan
 from dagc.progress import explain_wait, positions
 from runtime.calls import ActorHandle
@@ -29,8 +29,6 @@ __all__ = ["REASON_SECONDS", "Ending"]
 
 #: How long the report of a loop that failed may take to arrive after its channels have ended.
 REASON_SECONDS = 5.0
-#: How much later than what it does to others a death may be told.
-DEATH_SECONDS = 1.0
 
 
 class Ending:

@@ -7,10 +7,11 @@ complete before anybody is asked, and it can break and observe each channel whoe
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from channels import Channel, ChannelBroken, ChannelSpec, Reader, Writer, create_channel, open_reader, open_writer
 from channels.communicators import GroupHandle, Transport, transport
@@ -28,10 +29,10 @@ from runtime import preload
 from runtime.calls import ActorHandle
 from runtime.engine import Engine, Loop
 
-__all__ = ["Installation", "install"]
+__all__ = ["DEATH_SECONDS", "Installation", "install"]
 
-#: How long a death may take to be told after its consequences.
-REASON_SECONDS = 1.0
+#: How much later than what it does to others a death may be told.
+DEATH_SECONDS = 1.0
 #: How long an install that failed waits for the loops that it had started.
 UNDO_SECONDS = 1.0
 
@@ -61,9 +62,7 @@ class Installation:
 
     def destroy(self, engine: Engine, *, wait: bool = True) -> None:
         """End the workers, and give the memory of channels and communicators back."""
-        with ThreadPoolExecutor(max(1, len(self.groups))) as together:  # each may wait for members that do not answer
-            for ended in [together.submit(group.destroy) for group in self.groups]:
-                ended.result()
+        _at_once(group.destroy for group in self.groups)
         end_workers(engine, self.workers, wait=wait)
         for writer in self.writers.values():
             writer.close()
@@ -138,7 +137,7 @@ def _wait_until_ready(loops: Mapping[str, Loop], options: CompileOptions) -> Non
     done, pending = wait(all_ready, options.timeout, "FIRST_EXCEPTION")
     errors = [error for ready in done if (error := ready.exception()) is not None]
     if errors and all(isinstance(error, ChannelBroken) for error in errors):
-        later, _ = wait(pending, REASON_SECONDS)
+        later, _ = wait(pending, DEATH_SECONDS)
         errors += [error for ready in later if (error := ready.exception()) is not None]
     for error in sorted(errors, key=lambda error: not isinstance(error, ActorDiedError)):
         raise error
@@ -150,11 +149,16 @@ def _wait_until_ready(loops: Mapping[str, Loop], options: CompileOptions) -> Non
 def _break_all(channels: Mapping[str, Channel], groups: Iterable[GroupHandle], reason: str) -> None:
     for channel in channels.values():
         channel.break_(reason)
-    aborted = list(groups)
-    if aborted:
-        with ThreadPoolExecutor(len(aborted)) as together:  # each may wait for members that do not answer
-            for told in [together.submit(group.abort, reason) for group in aborted]:
-                told.result()
+    _at_once(partial(group.abort, reason) for group in groups)
+
+
+def _at_once(calls: Iterable[Callable[[], None]]) -> None:
+    """Make them in threads: each may wait for members of its group that do not answer."""
+    listed = list(calls)
+    if listed:
+        with ThreadPoolExecutor(len(listed)) as threads:
+            for done in [threads.submit(call) for call in listed]:
+                done.result()
 
 
 def _spec(planned: PlannedChannel, options: CompileOptions) -> ChannelSpec:

@@ -1,7 +1,7 @@
 """Tensors on their own way: a channel whose messages leave their tensors to a communicator, or to another device.
 
     TensorWriter(ring writer, path, communicator)    splits a value into its tensors and all else, and sends both
-    TensorReader(ring reader, path, communicator)          puts them together again, on the device that the reader wants
+    TensorReader(ring reader, path, communicator)    puts them together again, on the device that the reader wants
 
 Both are the ends of an ordinary channel and look like them. The channel carries the head of each message, under its
 execution number: what is no tensor, and of each tensor its shape and dtype. The tensors follow by the communicator, in
@@ -18,7 +18,7 @@ from channels.base import Reader, Writer
 from channels.communicators.base import Communicator
 from channels.transfer.path import TensorPath
 from channels.transfer.reader import TensorReader
-from channels.transfer.sharing import is_shared, sharing
+from channels.transfer.sharing import sharing
 from channels.transfer.writer import GuardedWriter, TensorWriter
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "TensorPath",
     "TensorReader",
     "TensorWriter",
-    "is_shared",
     "sharing",
     "tensor_ends",
 ]
@@ -46,8 +45,6 @@ def tensor_ends(
             found_readers[name] = TensorReader(readers[name], path, by)
         else:
             found_writers[name] = TensorWriter(writers[name], path, by)
-    for communicator in communicators.values():
-        communicator.waits_on_host = is_shared
     checks = [communicator.check for communicator in communicators.values() if communicator.asynchronous]
     if checks:
         found_writers = {name: GuardedWriter(writer, checks) for name, writer in found_writers.items()}

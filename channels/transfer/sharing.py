@@ -10,7 +10,7 @@ waits for nobody.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from channels.communicators.base import Communicator
@@ -22,10 +22,12 @@ _loops = 0
 
 
 @contextmanager
-def sharing(communicators: Iterable[Communicator]) -> Iterator[None]:
+def sharing(communicators: Collection[Communicator]) -> Iterator[None]:
     """Inside, the caller is one of the loops, if one of its communicators works on its own."""
     global _loops
     mine = int(any(communicator.asynchronous for communicator in communicators))
+    for communicator in communicators:
+        communicator.waits_on_host = is_shared
     with _lock:
         _loops += mine
     try:

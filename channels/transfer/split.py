@@ -7,13 +7,10 @@ import pickle
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from channels.devices import is_dense
-from channels.errors import SerializationError
+from channels.devices import check_history, is_dense
 from channels.serialize import dump
 
-__all__ = ["HISTORY", "Rest", "join", "split"]
-
-HISTORY = "a tensor with a gradient history cannot leave its process; send tensor.detach()"
+__all__ = ["Rest", "join", "split"]
 
 
 class Rest(NamedTuple):
@@ -45,8 +42,7 @@ def split(value: Any) -> tuple[Rest | None, list[Any]]:
 
         rest = Rest(*dump(value, number))
     for tensor in tensors:
-        if tensor.requires_grad and not tensor.is_leaf:
-            raise SerializationError(HISTORY)
+        check_history(tensor)
     return rest, tensors
 
 

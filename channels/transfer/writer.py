@@ -11,11 +11,11 @@ import numpy as np
 from channels.base import Failure, Writer
 from channels.communicators.base import Communicator
 from channels.communicators.tensors import DTYPES, TensorSpec
-from channels.devices import destination, is_dense, to_host
-from channels.errors import ChannelBroken, ChannelClosed, MessageTooLargeError, MismatchError, SerializationError
+from channels.devices import check_history, destination, dtype_name, is_dense, to_host
+from channels.errors import ChannelBroken, ChannelClosed, MessageTooLargeError, MismatchError
 from channels.transfer.message import Held, Message, Sent
 from channels.transfer.path import TensorPath
-from channels.transfer.split import HISTORY, split
+from channels.transfer.split import split
 
 __all__ = ["GuardedWriter", "TensorWriter"]
 
@@ -74,7 +74,7 @@ class TensorWriter(Writer):
         where = destination(self._path.device, tensor)
         grad = tensor.requires_grad
         tensor = tensor.detach()
-        dtype = str(tensor.dtype).removeprefix("torch.")
+        dtype = dtype_name(tensor.dtype)
         by = self._communicator
         if by is None or dtype not in DTYPES or (by.device_type == "cuda" and where == "cpu"):
             return Held(to_host(tensor), grad, where), None
@@ -113,9 +113,8 @@ class TensorWriter(Writer):
             found = f"a numpy array {value.dtype.name}[{','.join(map(str, value.shape))}]{order}"
             same = spec.library == "numpy" and (value.dtype.name, value.shape, order) == (spec.dtype, spec.shape, "")
         elif torch is not None and isinstance(value, torch.Tensor):
-            if value.requires_grad and not value.is_leaf:
-                raise SerializationError(HISTORY)
-            dtype = str(value.dtype).removeprefix("torch.")
+            check_history(value)
+            dtype = dtype_name(value.dtype)
             dense = "" if is_dense(value) else f" of {value.layout} on {value.device}"
             found = f"a torch tensor {dtype}[{','.join(map(str, value.shape))}]{dense}"
             same = spec.library == "torch" and (dtype, tuple(value.shape), dense) == (spec.dtype, spec.shape, "")

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from channels.communicators import AgreedTransport, transport
+from channels.communicators import AgreedTransport, Transport, transport
 from channels.transfer import TensorPath
 from dagc.containers import map_leaves
 from dagc.graph import DRIVER, Call, Graph, Input, Pick, Value
 from dagc.graph import Group as GraphGroup
 from dagc.inputs import signature
 from dagc.passes.channels import BUFFERED
+from dagc.passes.transports import transport_of
 from dagc.plan import Channel, Op, OpKind, Plan
 from dagc.program import DriverProgram, InputAccess, Invoke, Join, Output, Post, Program, Recv, Run, Send, Slot, Step
 
@@ -51,9 +52,10 @@ def lower(plan: Plan, graph: Graph) -> Lowered:
     groups = graph.groups.items()
     communicators = {shared[name]: Group(_agreed(group.transport), group.members) for name, group in groups}
     communicators.update(_point_to_point(plan, graph))
-    paths = {party: _paths(plan, graph, party, communicators) for party in plan.schedule}
+    ranks = {name: {party: rank for rank, party in enumerate(of.members)} for name, of in communicators.items()}
+    paths = {party: _paths(plan, graph, party, ranks) for party in plan.schedule}
     return Lowered(
-        {a: _lower_actor(plan, graph, a, reads[a], shared, paths[a], communicators) for a in actors},
+        {a: _lower_actor(plan, graph, a, reads[a], shared, paths[a], ranks) for a in actors},
         _lower_driver(plan, graph, reads[DRIVER], paths[DRIVER]),
         communicators,
     )
@@ -73,12 +75,6 @@ def _name(chosen: Any) -> str:
     return chosen if isinstance(chosen, str) else repr(chosen)
 
 
-def _transport(channel: Channel, graph: Graph) -> Any:
-    """The Transport that its user passed, or the name of one."""
-    said = graph.transports[channel.value].transport
-    return channel.transport if isinstance(said, str) else said
-
-
 def _point_to_point(plan: Plan, graph: Graph) -> dict[str, Group]:
     """One communicator a transport, of all parties whose channels use it.
 
@@ -86,18 +82,23 @@ def _point_to_point(plan: Plan, graph: Graph) -> dict[str, Group]:
     the two would hold up each other. And not one for each two parties: it costs memory on the device, and the order of
     what a party sends and receives is the plan's in any case.
     """
-    found: dict[str, Group] = {}
+    used: dict[str, str | Transport] = {}
+    members: dict[str, dict[str, None]] = {}
     for channel in plan.channels:
         if channel.transport not in BUFFERED:
-            used = _transport(channel, graph)
-            name = f"{_name(used)} from actor to actor"
-            members = found[name].members if name in found else ()
-            found[name] = Group(used, tuple(dict.fromkeys((*members, channel.writer, *channel.readers))))
-    return found
+            name = _meeting_place(channel, graph)
+            used[name] = transport_of(channel, graph)
+            members.setdefault(name, {}).update(dict.fromkeys((channel.writer, *channel.readers)))
+    return {name: Group(used[name], tuple(members[name])) for name in used}
 
 
-def _paths(plan: Plan, graph: Graph, party: str, communicators: Mapping[str, Group]) -> dict[str, TensorPath]:
-    """Of the channels of one party."""
+def _meeting_place(channel: Channel, graph: Graph) -> str:
+    """What the communicator is called that the tensors of a channel go by."""
+    return f"{_name(transport_of(channel, graph))} from actor to actor"
+
+
+def _paths(plan: Plan, graph: Graph, party: str, ranks: Mapping[str, Mapping[str, int]]) -> dict[str, TensorPath]:
+    """Of the channels of one party. `ranks`: communicator -> party -> its rank."""
     found = {}
     for op in plan.schedule[party]:
         if op.kind not in (OpKind.SEND, OpKind.RECV):
@@ -109,9 +110,9 @@ def _paths(plan: Plan, graph: Graph, party: str, communicators: Mapping[str, Gro
         communicator: str | None = None
         peers: tuple[int, ...] = ()
         if channel.transport not in BUFFERED:
-            communicator = f"{_name(_transport(channel, graph))} from actor to actor"
+            communicator = _meeting_place(channel, graph)
             others = channel.readers if op.kind is OpKind.SEND else (channel.writer,)
-            peers = tuple(communicators[communicator].members.index(other) for other in others)
+            peers = tuple(ranks[communicator][other] for other in others)
         found[channel.name] = TensorPath(communicator, peers, said.device, said.spec)
     return found
 
@@ -123,13 +124,12 @@ def _lower_actor(
     reads: Mapping[str, int],
     shared: Mapping[str, str],
     paths: Mapping[str, TensorPath],
-    communicators: Mapping[str, Group],
+    ranks: Mapping[str, Mapping[str, int]],
 ) -> Program:
     ops = plan.schedule[actor]
     slots = _Slots(plan, graph, ops, actor, shared)
-    ranks = {shared[op.target]: graph.parts[op.target, actor].rank for op in ops if op.kind is OpKind.JOIN}
-    joined = dict.fromkeys(path.communicator for path in paths.values() if path.communicator is not None)
-    ranks.update((name, communicators[name].members.index(actor)) for name in joined)
+    joined = dict.fromkeys(shared[op.target] for op in ops if op.kind is OpKind.JOIN)
+    joined.update((path.communicator, None) for path in paths.values() if path.communicator is not None)
     steps = tuple(slots.steps())
     return Program(
         graph=plan.name,
@@ -138,7 +138,7 @@ def _lower_actor(
         slots=slots.count,
         reads=reads,
         writes=tuple(op.target for op in ops if op.kind is OpKind.SEND),
-        ranks=ranks,
+        ranks={name: ranks[name][actor] for name in joined},
         tensors=paths,
         free=plan.order == "free",
     )

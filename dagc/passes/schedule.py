@@ -32,16 +32,18 @@ def order_ops(graph: Graph, calls: Sequence[Call | Collective], channels: Iterab
     """The ops of the driver and of every actor; see the rule above. `calls`: those of the graph, in the order in which
     they are made."""
     carriers: dict[str, list[Channel]] = {}
+    #: (value, reader) -> the channel that brings it there.
+    bringing: dict[tuple[str, str], str] = {}
     for channel in channels:
         carriers.setdefault(channel.value, []).append(channel)
+        bringing.update(((channel.value, reader), channel.name) for reader in channel.readers)
     schedule: dict[str, list[Op]] = {party: [] for party in (DRIVER, *graph.makers)}
     received: dict[str, set[str]] = {party: set() for party in schedule}
 
     def receive(party: str, value: str) -> None:
         if value not in received[party]:
             received[party].add(value)
-            by = next(channel for channel in carriers[value] if party in channel.readers)
-            schedule[party].append(Op(OpKind.RECV, by.name))
+            schedule[party].append(Op(OpKind.RECV, bringing[value, party]))
 
     def send(value: str) -> None:
         # What is buffered goes first: no reader of it waits for those that meet.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from channels.communicators import transport
+from channels.communicators import Transport, transport
 from dagc.errors import GraphError
 from dagc.graph import DRIVER, Graph, Group
 from dagc.passes.channels import BUFFERED
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dagc.plan import Channel
     from runtime.tensor_transport import TensorTransport
 
-__all__ = ["choose_groups", "choose_transports", "is_received_early"]
+__all__ = ["choose_groups", "choose_transports", "is_received_early", "transport_of"]
 
 
 def choose_transports(
@@ -49,8 +49,14 @@ def is_received_early(channel: Channel, graph: Graph) -> bool:
     said = graph.transports.get(channel.value)
     if channel.transport in BUFFERED or said is None or said.spec is None:
         return False
-    used = transport(channel.transport) if isinstance(said.transport, str) else said.transport
-    return used.asynchronous
+    used = transport_of(channel, graph)
+    return (transport(used) if isinstance(used, str) else used).asynchronous
+
+
+def transport_of(channel: Channel, graph: Graph) -> str | Transport:
+    """Of a channel whose tensors go by a communicator: the Transport that its user passed, or the name of one."""
+    said = graph.transports[channel.value].transport
+    return channel.transport if isinstance(said, str) else said
 
 
 def _choose_group(name: str, group: Group, placement: Placement) -> Group:
