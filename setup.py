@@ -3,7 +3,7 @@
 from setuptools import Extension, setup
 
 COLLECTIVE = ("collective", "collective_kernels", "collective_member")
-HEADERS = ("ends", "memory", "ring", "arena", "process", *COLLECTIVE)
+HEADERS = ("ends", "memory", "ring", "arena", "process", "reason", "waiting", *COLLECTIVE)
 SOURCES = ("module", "writer", "reader", "collective_module", "collective_moves", "collective_rounds", *HEADERS)
 
 setup(

@@ -15,6 +15,7 @@ from types import ModuleType
 
 from channels import local, shm
 from channels._ring import wake, wake_fd
+from channels.alarm import Alarm
 from channels.base import Channel, ChannelStatistics, Failure, Reader, RemoteTraceback, Writer
 from channels.errors import (
     ArenaFullError,
@@ -32,6 +33,7 @@ from channels.shm import empty
 from channels.spec import ChannelSpec
 
 __all__ = [
+    "Alarm",
     "ArenaFullError",
     "Channel",
     "ChannelBroken",

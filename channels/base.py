@@ -25,6 +25,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, final
 
+from channels.alarm import Alarm
 from channels.spec import ChannelSpec
 
 __all__ = ["Channel", "ChannelStatistics", "Failure", "Reader", "RemoteTraceback", "Writer"]
@@ -122,11 +123,11 @@ class Reader(ABC):
         """True if `read` would not wait: there is a message, or the channel has ended, or this end was closed."""
 
     @abstractmethod
-    def arm(self) -> bool:
-        """Ask for one wake-up on this process's `wake_fd()` when `ready()` turns true; for asyncio.
+    def arm(self, alarm: Alarm | None = None) -> bool:
+        """Ask for one wake-up when `ready()` turns true: of the alarm, or on this process's `wake_fd()`, for asyncio.
 
-        Returns False, and arms nothing, if it is ready already. The wake-up may also come for nothing: after it,
-        look at `ready()` and arm again.
+        The last call counts. Returns False, and arms nothing, if it is ready already. The wake-up may also come for
+        nothing: after it, look at `ready()` and arm again.
         """
 
     @abstractmethod

@@ -11,10 +11,12 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
 from channels import _ring
+from channels.alarm import Alarm
 from channels.base import Channel, ChannelStatistics, Failure, Reader, Writer
 from channels.errors import ChannelBroken, ChannelClosed, ChannelTimeout, MessageTooLargeError
 from channels.serialize import pack, unpack
@@ -37,7 +39,7 @@ class _Queue:
         self.taken = [0] * spec.readers
         self.opened = [False] * spec.readers
         self.left = [False] * spec.readers  # readers that closed
-        self.armed = [False] * spec.readers
+        self.armed: list[Callable[[], None] | None] = [None] * spec.readers
         self.writer_opened = False
         self.ended = False
         self.broken: str | None = None
@@ -59,10 +61,10 @@ class _Queue:
 
     def notify(self) -> None:
         self.changed.notify_all()
-        for index, armed in enumerate(self.armed):
-            if armed and self.ready(index):
-                self.armed[index] = False
-                _ring.wake()
+        for index, tell in enumerate(self.armed):
+            if tell is not None and self.ready(index):
+                self.armed[index] = None
+                tell()
 
     def ready(self, index: int) -> bool:
         return self.broken is not None or self.taken[index] < self.published or self.ended
@@ -171,10 +173,12 @@ class LocalReader(Reader):
         with self._queue.changed:
             return self._closed or self._queue.ready(self.index)
 
-    def arm(self) -> bool:
+    def arm(self, alarm: Alarm | None = None) -> bool:
         with self._queue.changed:
-            self._queue.armed[self.index] = not (self._closed or self._queue.ready(self.index))
-            return self._queue.armed[self.index]
+            lacks = not (self._closed or self._queue.ready(self.index))
+            tell = _ring.wake if alarm is None else alarm.set
+            self._queue.armed[self.index] = tell if lacks else None
+            return lacks
 
     def close(self) -> None:
         with self._queue.changed:

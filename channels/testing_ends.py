@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from select import select
 from typing import Any
 
@@ -253,6 +254,31 @@ def an_armed_reader_is_woken_by_a_message_a_close_and_a_break(subject: Subject) 
         call.result()
         assert reader.ready()
         assert not reader.arm(), "armed although it was ready"
+
+
+def several_readers_are_waited_for_with_one_alarm(subject: Subject) -> None:
+    """And the process's own pipe hears nothing of it; nor the alarm, once the reader is armed without it."""
+    (first, one), (second, other) = subject.pair(), subject.pair()
+    _drain_wake_pipe()
+    with closing(channels.Alarm()) as alarm:
+        for n, (writer, reader) in enumerate([(first, one), (second, other), (first, one)]):
+            assert one.arm(alarm)
+            assert other.arm(alarm)
+            waiting = Call(alarm.wait)
+            assert not reader.ready()
+            writer.write("here", n)
+            waiting.result()
+            assert reader.ready()
+            assert not reader.arm(alarm), "armed although it was ready"
+            assert reader.read(n, 0) == "here"
+        assert not select([channels.wake_fd()], [], [], 0)[0], "the process's own pipe was not asked for"
+        assert one.arm(alarm)
+        assert one.arm()
+        first.write("here", 3)
+        assert select([channels.wake_fd()], [], [], WATCHDOG)[0], "armed, and not woken"
+        assert other.arm(alarm)
+    second.write("here", 3)  # the alarm is gone: nobody is woken, and nothing else happens
+    assert [one.read(3, 0), other.read(3, 0)] == ["here", "here"]
 
 
 def an_end_is_opened_once(subject: Subject) -> None:

@@ -87,8 +87,7 @@ int collective_open(collective_member *m, void *memory, size_t capacity, uint32_
                              .stage_bytes = stage_bytes,
                              .all = start,
                              .with = with,
-                             .yield_ns = yield_max_ns,
-                             .yield_max_ns = yield_max_ns};
+                             .waiting = {yield_max_ns, yield_max_ns, 0}};
     atomic_store(&m->places[rank].born, process_born((uint32_t)getpid()));
     atomic_store(&m->places[rank].pid, (uint32_t)getpid());
     return 0;
@@ -106,25 +105,11 @@ void collective_close(collective_member *m) {
     m->with = NULL;
 }
 
-void collective_break(collective *c, uint32_t ranks, const char *reason) {
-    uint32_t first = 0;
-    if (atomic_compare_exchange_strong(&c->breaking, &first, 1)) {
-        strncpy(c->reason, reason, COLLECTIVE_REASON - 1);
-        c->reason[COLLECTIVE_REASON - 1] = 0;
-        /* SYNC: reason (the other half is in collective_reason). */
-        atomic_store_explicit(&c->breaking, 2, memory_order_release);
-    }
+void collective_break(collective *c, uint32_t ranks, const char *why) {
+    reason_give(&c->why, why);
     atomic_store(&c->broken, 1);
     collective_place *places = (collective_place *)((char *)c + places_at());
     for (uint32_t q = 0; q < ranks; q++) collective_ring(&places[q]);
-}
-
-void collective_reason(const collective *c, char reason[COLLECTIVE_REASON]) {
-    reason[0] = 0;
-    /* SYNC: reason (the other half is in collective_break). Two may break it at once; who did not win has no say. */
-    if (atomic_load_explicit(&c->breaking, memory_order_acquire) != 2) return;
-    memcpy(reason, c->reason, COLLECTIVE_REASON);
-    reason[COLLECTIVE_REASON - 1] = 0;
 }
 
 int collective_awaits(const collective *c, uint32_t rank, uint32_t *awaited) {

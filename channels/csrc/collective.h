@@ -43,11 +43,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "reason.h"
+#include "waiting.h"
+
 #define COLLECTIVE_RANKS 128u
 #define COLLECTIVE_DIMS 8u
 #define COLLECTIVE_STAGES 3u
 #define COLLECTIVE_PAYLOAD 40u
-#define COLLECTIVE_REASON 240u
 
 typedef enum {
     COLLECTIVE_JOIN, /* only the round: everybody is there */
@@ -95,9 +97,8 @@ typedef struct {
     uint64_t magic;
     uint32_t ranks, first; /* first: the number before the first round and step */
     uint64_t flat_bytes, stage_bytes;
-    _Atomic uint32_t breaking; /* the first to break it writes the reason: 1 meanwhile, 2 then */
     _Atomic uint32_t broken;
-    char reason[COLLECTIVE_REASON];
+    reason why; /* it is broken */
 } collective;
 
 typedef enum {
@@ -105,7 +106,7 @@ typedef enum {
     COLLECTIVE_MISMATCH,    /* see collective_asked; the group is as before */
     COLLECTIVE_INDIVISIBLE, /* everybody asked for a reducescatter that cannot be; the group is as before */
     COLLECTIVE_LEFT,        /* `awaited` has left the group */
-    COLLECTIVE_BROKE,       /* see collective_reason */
+    COLLECTIVE_BROKE,       /* the group's `why` says why */
     COLLECTIVE_TIMEOUT,     /* `awaited` did not come; the group is broken */
     COLLECTIVE_INTERRUPTED, /* by `check`; the group is broken */
 } collective_status;
@@ -131,7 +132,7 @@ typedef struct {
     uint32_t ranks, rank;
     size_t flat_bytes, stage_bytes;
     collective_turn all, *with;       /* where we are in the circle of all, and with each other rank */
-    int64_t yield_ns, yield_max_ns, slept_ns;
+    waiting waiting;
     uint32_t awaited;                 /* for whom the last wait was */
     uint32_t disputed;                /* the pair of the last mismatch, or `ranks` if it was among all */
 } collective_member;
@@ -160,9 +161,7 @@ const char *collective_kind_name(uint32_t kind);
 /* What the request's dimensions come to in `shape`. */
 uint64_t collective_shape(const uint64_t *dims, uint32_t ndim);
 
-void collective_break(collective *c, uint32_t ranks, const char *reason);
-/* Why the group is broken; empty if nobody said. */
-void collective_reason(const collective *c, char reason[COLLECTIVE_REASON]);
+void collective_break(collective *c, uint32_t ranks, const char *why);
 
 /* Whether the rank sleeps, and for whom. */
 int collective_awaits(const collective *c, uint32_t rank, uint32_t *awaited);

@@ -68,9 +68,9 @@ static void leave(Member *self) {
     if (self->closed || self->epoch != process_epoch) return;
     self->closed = 1;
     if (self->busy) {
-        char reason[COLLECTIVE_REASON];
-        snprintf(reason, sizeof reason, "rank %u was destroyed in the middle of an operation", self->m.rank);
-        collective_break(self->m.c, self->m.ranks, reason);
+        char why[REASON_BYTES];
+        snprintf(why, sizeof why, "rank %u was destroyed in the middle of an operation", self->m.rank);
+        collective_break(self->m.c, self->m.ranks, why);
     }
     collective_leave(&self->m);
 }
@@ -224,7 +224,7 @@ static PyObject *asked(const Member *self) {
 
 static PyObject *outcome(Member *self, collective_status status, const collective_request *r, PyObject *timeout) {
     const char *kind = collective_kind_name(r->kind);
-    char reason[COLLECTIVE_REASON];
+    char why[REASON_BYTES];
     switch (status) {
     case COLLECTIVE_OK: Py_RETURN_NONE;
     case COLLECTIVE_MISMATCH: return asked(self);
@@ -244,9 +244,9 @@ static PyObject *outcome(Member *self, collective_status status, const collectiv
     case COLLECTIVE_INTERRUPTED: return NULL; /* by the exception that a signal handler raised */
     case COLLECTIVE_BROKE: break;
     }
-    collective_reason(self->m.c, reason);
+    reason_read(&self->m.c->why, why);
     return PyErr_Format(ChannelBroken, "communicator %U: %s", self->name,
-                        reason[0] ? reason : "its memory was overwritten: it is no group any more");
+                        why[0] ? why : "a rank ended while it was about to say why it broke the group");
 }
 
 static int usable_member(const Member *self) {

@@ -11,28 +11,8 @@
 
 #include "process.h"
 
-/* As in ring.c. */
-#define PAUSES 30
-/* A sleep is cut into pieces so that the main thread sees signals which another thread received, and so that the death
- * of a rank is seen. */
-#define SLEEP_NS 100000000ll
-
-#if defined(__x86_64__) || defined(__i386__)
-#define cpu_pause() __builtin_ia32_pause()
-#elif defined(__aarch64__)
-#define cpu_pause() __asm__ volatile("isb" ::: "memory")
-#else
-#define cpu_pause() ((void)0)
-#endif
-
 /* Only within collective_agree: the other one of the pair waits for us in a round of all. */
 #define CROSSED ((collective_status)100)
-
-static int64_t now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000ll + t.tv_nsec;
-}
 
 /* ---- counters, which wrap around ---- */
 
@@ -85,23 +65,11 @@ static int is_dead(const collective_member *m, uint32_t rank) {
     return pid && !process_alive(pid, atomic_load(&m->places[rank].born));
 }
 
-/* A wait is over. As in ring.c: short sleeps would have been caught by yielding longer, after long ones it is a waste. */
-static void learn(collective_member *m) {
-    if (!m->slept_ns) return;
-    int64_t slept = now() - m->slept_ns;
-    m->slept_ns = 0;
-    if (slept < 2 * m->yield_max_ns) {
-        m->yield_ns = 2 * m->yield_ns + m->yield_max_ns / 8;
-        if (m->yield_ns > m->yield_max_ns) m->yield_ns = m->yield_max_ns;
-    } else {
-        m->yield_ns /= 2;
-    }
-}
-
 static collective_status wait_longer(collective_member *m, const goal *g, const collective_patience *patience) {
     m->awaited = g->rank;
-    int64_t time = now(), until = m->yield_ns < patience->deadline - time ? time + m->yield_ns : patience->deadline;
-    for (;; time = now()) {
+    int64_t time = waiting_now(), longest = m->waiting.yield_ns;
+    int64_t until = longest < patience->deadline - time ? time + longest : patience->deadline;
+    for (;; time = waiting_now()) {
         if (reached(g->counter, g->target)) return COLLECTIVE_OK;
         collective_status status = obstacle(m, g);
         if (status != COLLECTIVE_OK) return status;
@@ -110,16 +78,16 @@ static collective_status wait_longer(collective_member *m, const goal *g, const 
             sched_yield();
             continue;
         }
-        if (!m->slept_ns) m->slept_ns = time;
+        if (!m->waiting.slept_ns) m->waiting.slept_ns = time;
         int64_t left = patience->deadline - time;
         sleep_for(m, g, left < SLEEP_NS ? left : SLEEP_NS);
         if (reached(g->counter, g->target)) return COLLECTIVE_OK;
         if (patience->check(patience->context)) return COLLECTIVE_INTERRUPTED;
-        if (now() - time >= SLEEP_NS && is_dead(m, g->rank)) {
-            char reason[COLLECTIVE_REASON];
-            snprintf(reason, sizeof reason, "rank %u is gone: its process %u has ended", g->rank,
+        if (waiting_now() - time >= SLEEP_NS && is_dead(m, g->rank)) {
+            char why[REASON_BYTES];
+            snprintf(why, sizeof why, "rank %u is gone: its process %u has ended", g->rank,
                      (unsigned)atomic_load(&m->places[g->rank].pid));
-            collective_break(m->c, m->ranks, reason);
+            collective_break(m->c, m->ranks, why);
         }
     }
 }
@@ -130,7 +98,7 @@ static collective_status wait_for(collective_member *m, const goal *g, const col
         cpu_pause();
     }
     collective_status status = wait_longer(m, g, patience);
-    learn(m);
+    waiting_learn(&m->waiting);
     return status;
 }
 
@@ -267,11 +235,11 @@ collective_status collective_run(collective_member *m, const collective_request 
     if (atomic_load(&m->c->broken)) return COLLECTIVE_BROKE;
     collective_status status = collective_move(m, request, in, into, patience);
     if (status != COLLECTIVE_TIMEOUT && status != COLLECTIVE_INTERRUPTED) return status;
-    char reason[COLLECTIVE_REASON];
+    char why[REASON_BYTES];
     const char *name = collective_kind_name(request->kind);
     if (status == COLLECTIVE_TIMEOUT)
-        snprintf(reason, sizeof reason, "rank %u gave up %s: rank %u did not come in time", m->rank, name, m->awaited);
-    else snprintf(reason, sizeof reason, "rank %u was interrupted in %s", m->rank, name);
-    collective_break(m->c, m->ranks, reason);
+        snprintf(why, sizeof why, "rank %u gave up %s: rank %u did not come in time", m->rank, name, m->awaited);
+    else snprintf(why, sizeof why, "rank %u was interrupted in %s", m->rank, name);
+    collective_break(m->c, m->ranks, why);
     return status;
 }

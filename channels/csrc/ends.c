@@ -47,7 +47,7 @@ int parse_deadline(PyObject *timeout, int64_t *deadline) {
         return -1;
     }
     if (seconds == 0) *deadline = 0;
-    else if (seconds < 1e9) *deadline = ring_now() + (int64_t)(seconds * 1e9);
+    else if (seconds < 1e9) *deadline = waiting_now() + (int64_t)(seconds * 1e9);
     return 0;
 }
 
@@ -59,10 +59,10 @@ void set_status(ring_status status, PyObject *name, const ring *r, const char *e
     } else if (status == RING_TIMEOUT) {
         PyErr_Format(ChannelTimeout, "channel %U: nothing happened within %S s", name, timeout);
     } else {
-        char reason[RING_REASON];
-        ring_reason(r, reason);
+        char why[REASON_BYTES];
+        reason_read(&r->why, why);
         PyErr_Format(ChannelBroken, "channel %U: %s", name,
-                     reason[0] ? reason : "its memory was overwritten: it is no ring any more");
+                     why[0] ? why : "its memory was overwritten: it is no ring any more");
     }
 }
 

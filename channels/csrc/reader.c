@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 typedef struct {
@@ -223,10 +224,21 @@ static PyObject *Reader_ready(Reader *self, PyObject *Py_UNUSED(ignored)) {
     return PyBool_FromLong(is_ready(self));
 }
 
-static PyObject *Reader_arm(Reader *self, PyObject *Py_UNUSED(ignored)) {
+/* arm(alarm=None): the alarm's fileno() is the end of a pipe to write to. */
+static PyObject *Reader_arm(Reader *self, PyObject *const *args, Py_ssize_t nargs) {
+    PyObject *alarm = nargs ? args[0] : Py_None;
+    if (nargs > 1) return PyErr_Format(PyExc_TypeError, "arm() takes at most 1 argument, got %zd", nargs);
     if (!usable(self->name, 0, self->busy, self->epoch) || wake_pipe() < 0) return NULL;
+    int fd = wake_write_fd;
+    uint64_t inode = wake_inode;
+    if (alarm != Py_None) {
+        struct stat st;
+        if ((fd = PyObject_AsFileDescriptor(alarm)) < 0) return NULL;
+        if (fstat(fd, &st)) return PyErr_SetFromErrno(PyExc_OSError);
+        inode = st.st_ino;
+    }
     if (is_ready(self)) Py_RETURN_FALSE;
-    return PyBool_FromLong(ring_arm(&self->d, (uint32_t)getpid(), wake_write_fd, wake_inode) == 0);
+    return PyBool_FromLong(ring_arm(&self->d, (uint32_t)getpid(), fd, inode) == 0);
 }
 
 /* ---- type ---- */
@@ -239,7 +251,8 @@ static PyObject *Reader_get_index(Reader *self, void *Py_UNUSED(closure)) {
 static PyMethodDef Reader_methods[] = {
     {"read", (PyCFunction)(void (*)(void))Reader_read, METH_FASTCALL | METH_KEYWORDS, "read(execution, timeout=None)"},
     {"ready", (PyCFunction)Reader_ready, METH_NOARGS, "True if read would not wait."},
-    {"arm", (PyCFunction)Reader_arm, METH_NOARGS, "Ask for a byte in the wake pipe; False if ready already."},
+    {"arm", (PyCFunction)(void (*)(void))Reader_arm, METH_FASTCALL,
+     "arm(alarm=None): ask for a byte in the alarm's pipe or the process's own; False if ready already."},
     {"close", (PyCFunction)Reader_close, METH_NOARGS, "Take no more messages."},
     {0},
 };

@@ -11,34 +11,14 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #define MAGIC 0x676e69722d636764ull
 #define SLEEPS_FUTEX 1u
 #define SLEEPS_ARMED 2u
 
-/* A pause is 40 to 140 cycles: long enough for a store of another core to arrive, short enough to be no loss. */
-#define PAUSES 30
-/* A sleep is cut into pieces so that the main thread sees signals which another thread received. */
-#define SLEEP_NS 100000000ll
-
-#if defined(__x86_64__) || defined(__i386__)
-#define cpu_pause() __builtin_ia32_pause()
-#elif defined(__aarch64__)
-#define cpu_pause() __asm__ volatile("isb" ::: "memory")
-#else
-#define cpu_pause() ((void)0)
-#endif
-
 static uint32_t sequence_of(uint32_t word) { return word / RING_STEP; }
 static uint32_t ahead(uint32_t a, uint32_t b) { return (a - b) & RING_SEQUENCE; }
-
-int64_t ring_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000ll + t.tv_nsec;
-}
 
 static long futex(_Atomic uint32_t *word, int op, uint32_t value, const struct timespec *timeout) {
     return syscall(SYS_futex, (void *)word, op, value, timeout, NULL, 0); /* not PRIVATE: other processes share it */
@@ -53,18 +33,18 @@ static void count(_Atomic uint64_t *counter, uint64_t more) {
 
 /* Wait until *word is not `seen`. `sleepers`: the flag that tells the other side to wake us; `flag`: our bit in it. */
 static ring_status wait_change(_Atomic uint32_t *word, uint32_t seen, _Atomic uint32_t *sleepers, uint32_t flag,
-                               ring_patience *p, int64_t deadline) {
+                               waiting *p, int64_t deadline) {
     for (int i = 0; i < PAUSES; i++) {
         if (atomic_load_explicit(word, memory_order_acquire) != seen) return RING_OK;
         cpu_pause();
     }
-    int64_t now = ring_now();
+    int64_t now = waiting_now();
     if (!p->slept_ns && p->yield_ns > 0) {
         int64_t until = now + p->yield_ns < deadline ? now + p->yield_ns : deadline;
         do {
             sched_yield();
             if (atomic_load_explicit(word, memory_order_acquire) != seen) return RING_OK;
-        } while ((now = ring_now()) < until);
+        } while ((now = waiting_now()) < until);
     }
     if (now >= deadline) {
         p->slept_ns = 0;
@@ -79,19 +59,6 @@ static ring_status wait_change(_Atomic uint32_t *word, uint32_t seen, _Atomic ui
     struct timespec timeout = {span / 1000000000ll, span % 1000000000ll};
     futex(word, FUTEX_WAIT, seen, &timeout);
     return RING_INTERRUPTED;
-}
-
-/* A wait is over. Short sleeps would have been caught by yielding longer; after long ones yielding is a waste. */
-static void learn(ring_patience *p) {
-    if (!p->slept_ns) return;
-    int64_t slept = ring_now() - p->slept_ns;
-    p->slept_ns = 0;
-    if (slept < 2 * p->yield_max_ns) {
-        p->yield_ns = 2 * p->yield_ns + p->yield_max_ns / 8;
-        if (p->yield_ns > p->yield_max_ns) p->yield_ns = p->yield_max_ns;
-    } else {
-        p->yield_ns /= 2;
-    }
 }
 
 /* ---- waking ---- */
@@ -111,17 +78,22 @@ static int open_pipe(uint32_t pid, int32_t wake_fd, uint64_t inode) {
 }
 
 /* A byte into the pipe of every reader that asked for it. The pipe may be full: then its reader wakes anyway. */
-static void wake_armed(ring *r, uint32_t readers, int *cache) {
+static void wake_armed(ring *r, uint32_t readers, ring_pipe *cache) {
     for (uint32_t i = 0; i < readers; i++) {
         ring_line *line = &r->line[i];
         if (!atomic_load(&line->armed) || !atomic_exchange(&line->armed, 0)) continue;
-        int fd = cache ? cache[i] : -1;
-        if (fd < 0) fd = open_pipe(atomic_load(&line->wake_pid), atomic_load(&line->wake_fd), atomic_load(&line->wake_inode));
-        if (fd < 0) continue; /* that process is gone */
+        uint64_t inode = atomic_load(&line->wake_inode);
+        int known = cache && cache[i].fd >= 0 && cache[i].inode == inode;
+        int fd = known ? cache[i].fd : open_pipe(atomic_load(&line->wake_pid), atomic_load(&line->wake_fd), inode);
+        if (fd < 0) continue; /* that process, or that pipe, is gone */
         ssize_t ignored = write(fd, "", 1);
         (void)ignored;
-        if (cache) cache[i] = fd;
-        else close(fd);
+        if (known) continue;
+        if (!cache) close(fd);
+        else {
+            if (cache[i].fd >= 0) close(cache[i].fd);
+            cache[i] = (ring_pipe){fd, inode};
+        }
     }
 }
 
@@ -181,14 +153,14 @@ int ring_open_writer(ring_writer *w, void *memory, size_t capacity, int64_t yiel
     shape s;
     int error = check(r, capacity, &s);
     if (error) return error;
-    int *wake_fds = malloc(s.readers * sizeof(int));
-    if (!wake_fds) return -ENOMEM;
+    ring_pipe *pipes = malloc(s.readers * sizeof *pipes);
+    if (!pipes) return -ENOMEM;
     if (atomic_exchange(&r->writer_opened, 1)) {
-        free(wake_fds);
+        free(pipes);
         return -EBUSY;
     }
-    *w = (ring_writer){r, 0, s.slots, s.readers, s.slot_bytes, {yield_max_ns, yield_max_ns, 0}, wake_fds};
-    for (uint32_t i = 0; i < w->readers; i++) w->wake_fds[i] = -1;
+    *w = (ring_writer){r, 0, s.slots, s.readers, s.slot_bytes, {yield_max_ns, yield_max_ns, 0}, pipes};
+    for (uint32_t i = 0; i < w->readers; i++) pipes[i].fd = -1;
     return 0;
 }
 
@@ -227,7 +199,7 @@ ring_status ring_wait_free(ring_writer *w, int64_t deadline) {
             if (status != RING_OK) return status;
         }
     }
-    learn(&w->patience);
+    waiting_learn(&w->patience);
     return open ? RING_OK : RING_END;
 }
 
@@ -242,7 +214,7 @@ void ring_publish(ring_writer *w, uint64_t bytes) {
      * (ring_wait_message). A writer that dies before this line has published nothing. */
     uint32_t sleeping = change(&r->head, RING_STEP, &r->readers_sleep);
     if (sleeping & SLEEPS_FUTEX) wake_all(&r->head);
-    if (sleeping & SLEEPS_ARMED) wake_armed(r, w->readers, w->wake_fds);
+    if (sleeping & SLEEPS_ARMED) wake_armed(r, w->readers, w->pipes);
 }
 
 uint32_t ring_consumed(const ring_writer *w) {
@@ -259,11 +231,11 @@ void ring_close_writer(ring_writer *w) {
     /* The end comes once: wake without a look at the flag, so nobody can be missed. */
     atomic_fetch_or(&w->r->head, RING_CLOSED);
     wake_all(&w->r->head);
-    wake_armed(w->r, w->readers, w->wake_fds);
+    wake_armed(w->r, w->readers, w->pipes);
     for (uint32_t i = 0; i < w->readers; i++)
-        if (w->wake_fds[i] >= 0) close(w->wake_fds[i]);
-    free(w->wake_fds);
-    w->wake_fds = NULL;
+        if (w->pipes[i].fd >= 0) close(w->pipes[i].fd);
+    free(w->pipes);
+    w->pipes = NULL;
 }
 
 /* ---- a reader ---- */
@@ -276,7 +248,7 @@ ring_status ring_wait_message(ring_reader *d, int64_t deadline) {
         uint32_t there = ahead(sequence_of(head), d->sequence);
         if (there > d->slots) return RING_BROKE; /* overwritten */
         if (there) {
-            learn(&d->patience);
+            waiting_learn(&d->patience);
             return RING_OK;
         }
         if (head & RING_CLOSED) return RING_END;
@@ -319,14 +291,8 @@ void ring_close_reader(ring_reader *d) {
     wake_all(&d->line->tail);
 }
 
-void ring_break(ring *r, uint32_t readers, const char *reason) {
-    uint32_t first = 0;
-    if (atomic_compare_exchange_strong(&r->breaking, &first, 1)) {
-        strncpy(r->reason, reason, RING_REASON - 1);
-        r->reason[RING_REASON - 1] = 0;
-        /* SYNC: reason (the other half is in ring_reason). */
-        atomic_store_explicit(&r->breaking, 2, memory_order_release);
-    }
+void ring_break(ring *r, uint32_t readers, const char *why) {
+    reason_give(&r->why, why);
     atomic_fetch_or(&r->head, RING_BROKEN);
     wake_all(&r->head);
     wake_armed(r, readers, NULL);
@@ -334,12 +300,4 @@ void ring_break(ring *r, uint32_t readers, const char *reason) {
         atomic_fetch_or(&r->line[i].tail, RING_BROKEN);
         wake_all(&r->line[i].tail);
     }
-}
-
-void ring_reason(const ring *r, char reason[RING_REASON]) {
-    reason[0] = 0;
-    /* SYNC: reason (the other half is in ring_break). Two may break it at once; who did not win has no say. */
-    if (atomic_load_explicit(&r->breaking, memory_order_acquire) != 2) return;
-    memcpy(reason, r->reason, RING_REASON);
-    reason[RING_REASON - 1] = 0;
 }

@@ -13,7 +13,7 @@
  *
  *   CLOSED in head     the writer ends the stream; readers take what was published, then see the end
  *   CLOSED in a tail   this reader takes no more and is not waited for
- *   BROKEN             in all of them at once: everybody stops now; `reason` says why
+ *   BROKEN             in all of them at once: everybody stops now; `why` has the reason
  *
  * How a wait goes decides the latency of everything on a machine with more processes than cores: a few pauses (the
  * other side is on another core and about to be done), then sched_yield for a bounded time (the other side needs this
@@ -30,11 +30,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "reason.h"
+#include "waiting.h"
+
 #define RING_CLOSED 1u
 #define RING_BROKEN 2u
 #define RING_STEP 4u
 #define RING_SEQUENCE 0x3fffffffu /* sequence numbers wrap around here */
-#define RING_REASON 240
 
 typedef struct {
     _Alignas(64) _Atomic uint32_t tail;
@@ -50,8 +52,7 @@ typedef struct {
 typedef struct {
     uint64_t magic;
     uint32_t slots, slot_bytes, readers, spare;
-    _Atomic uint32_t breaking; /* the first to break it writes the reason: 1 meanwhile, 2 then */
-    char reason[RING_REASON];
+    reason why; /* it is broken */
     _Alignas(64) _Atomic uint32_t head;
     _Alignas(64) _Atomic uint32_t readers_sleep; /* SLEEPS_FUTEX | SLEEPS_ARMED; a line of its own: both sides write it */
     _Alignas(64) _Atomic uint64_t messages;      /* only for statistics, written by the writer */
@@ -63,16 +64,16 @@ typedef struct {
 typedef enum { RING_OK, RING_END, RING_BROKE, RING_TIMEOUT, RING_INTERRUPTED } ring_status;
 
 typedef struct {
-    int64_t yield_ns, yield_max_ns; /* how long a wait yields before it sleeps: now, and at most */
-    int64_t slept_ns;               /* CLOCK_MONOTONIC when the present wait went to sleep, 0 before */
-} ring_patience;
+    int fd; /* this process's end of it; -1 until needed */
+    uint64_t inode;
+} ring_pipe;
 
 typedef struct {
     ring *r;
     uint32_t sequence, slots, readers; /* slots, readers: checked once, then never read from shared memory again */
     size_t slot_bytes;
-    ring_patience patience;
-    int *wake_fds; /* this process's end of each reader's wake pipe, -1 until needed */
+    waiting patience;
+    ring_pipe *pipes; /* of each reader, the last one it was woken by */
 } ring_writer;
 
 typedef struct {
@@ -80,7 +81,7 @@ typedef struct {
     ring_line *line;
     uint32_t sequence, slots, readers, index;
     size_t slot_bytes;
-    ring_patience patience;
+    waiting patience;
 } ring_reader;
 
 size_t ring_size(uint32_t slots, size_t slot_bytes, uint32_t readers);
@@ -108,10 +109,6 @@ int ring_arm(ring_reader *r, uint32_t pid, int fd, uint64_t inode);
 
 void ring_close_writer(ring_writer *w);
 void ring_close_reader(ring_reader *r);
-void ring_break(ring *r, uint32_t readers, const char *reason);
-/* Why the ring is broken; empty if nobody said. */
-void ring_reason(const ring *r, char reason[RING_REASON]);
-
-int64_t ring_now(void);
+void ring_break(ring *r, uint32_t readers, const char *why);
 
 #endif

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from channels.alarm import Alarm
 from channels.base import Failure, Reader
 from channels.communicators.base import Communicator, Work
 from channels.communicators.tensors import TensorSpec
@@ -66,8 +67,8 @@ class TensorReader(Reader):
     def ready(self) -> bool:
         return self._reader.ready()
 
-    def arm(self) -> bool:
-        return self._reader.arm()
+    def arm(self, alarm: Alarm | None = None) -> bool:
+        return self._reader.arm(alarm)
 
     def close(self) -> None:
         self._reader.close()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from channels import ChannelSpec, ChannelTimeout, Reader, Writer
+from channels import Alarm, ChannelSpec, ChannelTimeout, Reader, Writer
 
 __all__ = ["KEPT", "DriverRecorder", "Recorder", "Rows"]
 
@@ -127,8 +127,8 @@ class _RecordedReader(Reader):
     def ready(self) -> bool:
         return self._reader.ready()
 
-    def arm(self) -> bool:
-        return self._reader.arm()
+    def arm(self, alarm: Alarm | None = None) -> bool:
+        return self._reader.arm(alarm)
 
     def close(self) -> None:
         self._reader.close()

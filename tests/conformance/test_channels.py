@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from channels import ChannelSpec, Reader, create_channel, open_reader
+from channels import Alarm, ChannelSpec, Reader, create_channel, open_reader
 from channels.testing import CHECKS, Subject, check_channel
 
 
@@ -37,8 +37,8 @@ def test_the_suite_refuses_a_channel_that_breaks_a_rule() -> None:
         def ready(self) -> bool:
             return self.inner.ready()
 
-        def arm(self) -> bool:
-            return self.inner.arm()
+        def arm(self, alarm: Alarm | None = None) -> bool:
+            return self.inner.arm(alarm)
 
         def close(self) -> None:
             self.inner.close()

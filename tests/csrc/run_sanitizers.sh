@@ -18,10 +18,10 @@ stress() { # NAME COMPILER-FLAGS...
     name=$1
     shift
     gcc -std=c11 -O1 -g -Wall -Wextra "$@" -I"$csrc" "$root/tests/csrc/stress.c" \
-        "$csrc/ring.c" "$csrc/arena.c" "$csrc/process.c" -pthread -o "$name"
+        "$csrc/ring.c" "$csrc/arena.c" "$csrc/process.c" "$csrc/reason.c" "$csrc/waiting.c" -pthread -o "$name"
     gcc -std=c11 -O1 -g -Wall -Wextra "$@" -I"$csrc" "$root/tests/csrc/collective_stress.c" \
         "$csrc/collective.c" "$csrc/collective_rounds.c" "$csrc/collective_moves.c" "$csrc/collective_kernels.c" \
-        "$csrc/process.c" -pthread -o "collective-$name"
+        "$csrc/process.c" "$csrc/reason.c" "$csrc/waiting.c" -pthread -o "collective-$name"
 }
 
 # Some kernels place memory where ThreadSanitizer does not expect it; without address space randomisation it fits.

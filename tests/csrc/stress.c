@@ -18,15 +18,8 @@
 #include <unistd.h>
 
 #include "arena.h"
+#include "check.h"
 #include "ring.h"
-
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition);                                  \
-            abort();                                                                                                   \
-        }                                                                                                              \
-    } while (0)
 
 #define SLOT_BYTES 128
 #define KEEP 12
@@ -300,6 +293,36 @@ static void round_(stage *s, uint64_t number) {
     CHECK(counts.live_blocks == 0 && counts.live_bytes == 0 && counts.peers == 1);
 }
 
+/* ---- a reason, given by two at once ---- */
+
+typedef struct {
+    reason *shared; /* of each round */
+    uint64_t rounds;
+    const char *text;
+} giver;
+
+static void *give(void *argument) {
+    const giver *g = argument;
+    for (uint64_t i = 0; i < g->rounds; i++) {
+        char text[REASON_BYTES];
+        reason_give(&g->shared[i], g->text);
+        reason_read(&g->shared[i], text);
+        CHECK(strcmp(text, "the one") == 0 || strcmp(text, "the other") == 0);
+    }
+    return NULL;
+}
+
+/* Whoever has given his reason finds one at once, of whoever was first. */
+static void reasons(uint64_t rounds) {
+    reason *shared = calloc(rounds, sizeof *shared);
+    giver givers[2] = {{shared, rounds, "the one"}, {shared, rounds, "the other"}};
+    pthread_t threads[2];
+    CHECK(shared);
+    for (int i = 0; i < 2; i++) CHECK(pthread_create(&threads[i], NULL, give, &givers[i]) == 0);
+    for (int i = 0; i < 2; i++) CHECK(pthread_join(threads[i], NULL) == 0);
+    free(shared);
+}
+
 int main(int argc, char **argv) {
     static stage s;
     if (argc != 4) {
@@ -310,6 +333,7 @@ int main(int argc, char **argv) {
     s.messages = strtoull(argv[2], NULL, 10);
     s.seed = strtoull(argv[3], NULL, 10) * 2 + 1;
     alarm(300); /* a hang is a failure */
+    reasons(rounds * s.messages);
     CHECK(arena_create(&s.owner, 1ull << 30) == 0);
     for (uint64_t i = 0; i < rounds; i++) round_(&s, i);
     arena_trim(&s.owner);

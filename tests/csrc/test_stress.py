@@ -11,14 +11,22 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 CSRC = ROOT / "channels" / "csrc"
 
-COLLECTIVE = ("collective", "collective_rounds", "collective_moves", "collective_kernels", "process")
+COLLECTIVE = (
+    "collective",
+    "collective_rounds",
+    "collective_moves",
+    "collective_kernels",
+    "process",
+    "reason",
+    "waiting",
+)
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 @pytest.mark.parametrize(
     ("program", "names", "arguments"),
     [
-        ("stress", ("ring", "arena", "process"), ("32", "2000")),
+        ("stress", ("ring", "arena", "process", "reason", "waiting"), ("32", "2000")),
         ("collective_stress", COLLECTIVE, ("60", "800")),
     ],
     ids=["rings", "collectives"],
