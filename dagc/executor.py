@@ -13,15 +13,14 @@ import linecache
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, NamedTuple
 
-from channels import ChannelBroken, ChannelClosed, ChannelSpec, Failure, Reader, Writer, open_reader, open_writer
+from channels import Alarm, ChannelBroken, ChannelClosed, ChannelSpec, Failure, Reader, Writer, open_reader, open_writer
 from channels.communicators import Communicator, Transport
 from channels.shm import trim
 from channels.transfer import TensorReader, sharing, tensor_ends
-from dagc.ahead import run_ahead
+from dagc.ahead import FirstReady, run_ahead
 from dagc.emit import emit, names_of, segments
 from dagc.errors import GraphError
 from dagc.joining import joiner
@@ -156,7 +155,11 @@ def link(
     linecache.cache[file] = len(emitted.source), None, emitted.source.splitlines(keepends=True), file
     exec(compile(emitted.source, file, "exec"), names)
     try:
-        yield names["loop"] if "loop" in names else _ahead(program, names, readers)
+        if "loop" in names:
+            yield names["loop"]
+        else:
+            with closing(Alarm()) as alarm:
+                yield _ahead(program, names, readers, alarm)
     finally:
         # The function and its namespace refer to each other, and the namespace to the ends: without this the memory of
         # the channels would wait for the garbage collector.
@@ -164,21 +167,13 @@ def link(
         del linecache.cache[file]
 
 
-def _ahead(program: Program, names: Mapping[str, Any], readers: Mapping[str, Reader]) -> Loop:
+def _ahead(program: Program, names: Mapping[str, Any], readers: Mapping[str, Reader], alarm: Alarm) -> Loop:
     found = segments(program)
     functions = [names[f"segment_{number}"] for number in range(len(found))]
-    ready = []
-    for steps in found:
-        channels = list(_leading(program.steps[steps.start : steps.stop]))
-        assert channels, "an actor waits for something before its first call; the tick sees to that"
-        ready.append(partial(_all_ready, [readers[channel].ready for channel in channels]))
-    return lambda executions: run_ahead(functions, ready, executions)
-
-
-def _all_ready(asked: Sequence[Callable[[], bool]]) -> bool:
-    """Whether a segment would not wait. All its receives, not only the first: an actor that waited in the middle of a
-    later execution would not go on with an older one, which is what the proof rests on (dagc/ahead.py)."""
-    return all(is_ready() for is_ready in asked)
+    leading = [list(_leading(program.steps[steps.start : steps.stop])) for steps in found]
+    assert all(leading), "an actor waits for something before its first call; the tick sees to that"
+    first_ready = FirstReady([[readers[channel] for channel in channels] for channels in leading], alarm)
+    return lambda executions: run_ahead(functions, first_ready, executions)
 
 
 def _leading(steps: Sequence[Step]) -> Iterator[str]:

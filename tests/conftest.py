@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -21,6 +22,9 @@ import pytest
 from channels import empty, wake_fd
 from runtime import current
 from runtime.embedded.folder import PREFIX, base_folder
+
+# Whoever was started in the background of a script ignores Ctrl-C, and so would all that it starts; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A process makes its arena and its wake pipe once, and keeps them; whichever test came first would be told.
 empty(1)

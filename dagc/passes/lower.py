@@ -140,7 +140,8 @@ def _lower_actor(
         writes=tuple(op.target for op in ops if op.kind is OpKind.SEND),
         ranks={name: ranks[name][actor] for name in joined},
         tensors=paths,
-        free=plan.order == "free",
+        # With one execution under way there is none to begin meanwhile.
+        free=plan.order == "free" and plan.max_inflight > 1,
     )
 
 

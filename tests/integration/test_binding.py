@@ -405,10 +405,13 @@ def test_a_free_actor_begins_the_next_execution_while_it_waits(engine: str) -> N
     with InputNode() as x:
         y = half.last.bind(gate.wait.bind(half.first.bind(x)))
     with dagc.compile(y, max_inflight=4, order="free", timeout=WATCHDOG) as graph:
-        # The gate is shut: nothing comes back, and yet all executions begin. With the order of bind only one would.
-        refs = [graph.execute(i) for i in range(4)]
-        while len(dagc.get(half.told.remote())) < 4:
-            pass
+        # The gate is shut: nothing comes back, and yet all executions begin, also those that come when the actor waits
+        # already. With the order of bind only one would.
+        refs = []
+        for i in range(4):
+            refs.append(graph.execute(i))
+            while len(dagc.get(half.told.remote())) <= i:
+                pass
         dagc.get(gate.open.remote())
         assert dagc.get(refs) == [0, 1, 2, 3]
     order = dagc.get(half.told.remote())

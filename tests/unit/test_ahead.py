@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import pytest
 
-from channels import ChannelClosed
-from dagc.ahead import run_ahead
+from channels import Alarm, Channel, ChannelClosed, ChannelSpec, create_channel, open_reader, open_writer
+from channels.testing_subject import WATCHDOG, Call
+from dagc.ahead import FirstReady, run_ahead
 
 
 class Actor:
@@ -33,12 +36,14 @@ class Actor:
 
         return run
 
-    def ready(self, index: int) -> Callable[[], bool]:
-        return lambda: bool(self.messages[index]) or (index == 0 and self.closed)
+    def ready(self, index: int) -> bool:
+        return bool(self.messages[index]) or (index == 0 and self.closed)
+
+    def first_ready(self, indices: Sequence[int]) -> int:
+        return next(index for index in indices if self.ready(index))
 
     def run(self, executions: range) -> list[tuple[int, int]]:
-        count = len(self.messages)
-        run_ahead([self.segment(i) for i in range(count)], [self.ready(i) for i in range(count)], executions)
+        run_ahead([self.segment(i) for i in range(len(self.messages))], self.first_ready, executions)
         return self.done
 
 
@@ -59,22 +64,94 @@ def test_while_the_oldest_waits_the_next_ones_begin() -> None:
         return second(held)
 
     segments[1] = answered_at_last
-    run_ahead(segments, [actor.ready(i) for i in range(3)], range(1, 4))
+    run_ahead(segments, actor.first_ready, range(1, 4))
     assert actor.done == [(0, 1), (1, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 1), (2, 2), (2, 3)]
 
 
-def test_if_all_would_wait_it_waits_with_the_oldest() -> None:
-    """And not with the input, which may never come: whoever waits for a result sends no more."""
-    actor = Actor([1], [1], [1], closed=False)
-    silent = [actor.ready(0), lambda: False, lambda: False]
-    with pytest.raises(AssertionError, match="segment 0 waits for ever"):
-        run_ahead([actor.segment(i) for i in range(3)], silent, range(1, 3))
-    assert actor.done == [(0, 1), (1, 1), (2, 1)]
+def test_where_there_is_no_choice_nothing_is_asked() -> None:
+    """The segment waits by itself: at the first execution, and when no more begin."""
+    actor, asked = Actor([1, 2], [1, 2], [1, 2], closed=False), list[list[int]]()
+
+    def first_ready(indices: Sequence[int]) -> int:
+        asked.append(list(indices))
+        return indices[0]
+
+    run_ahead([actor.segment(i) for i in range(3)], first_ready, range(1, 3))
+    assert asked == [[1, 0], [2, 0]]
+    assert actor.done == [(0, 1), (1, 1), (2, 1), (0, 2), (1, 2), (2, 2)]
 
 
 def test_a_closed_input_ends_the_loop_when_what_was_begun_is_finished() -> None:
     actor = Actor([1, 2], [1, 2], [1, 2])
-    silent = [actor.ready(0), lambda: False, lambda: False]
     with pytest.raises(ChannelClosed, match="the input ended"):
-        run_ahead([actor.segment(i) for i in range(3)], silent, range(1, 9))
+        run_ahead([actor.segment(i) for i in range(3)], lambda indices: 0 if 0 in indices else indices[0], range(1, 9))
     assert sorted(actor.done) == [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2)]
+
+
+# ---- what is ready first ----
+
+
+@pytest.fixture
+def channels() -> Iterator[list[Channel]]:
+    made = [create_channel(ChannelSpec(f"channel {i}", "shm", slots=4)) for i in range(4)]
+    yield made
+    for channel in made:
+        channel.destroy()
+
+
+def test_the_first_one_of_those_that_are_ready_is_taken(channels: list[Channel]) -> None:
+    a, b, c, _ = (open_reader(channel.spec) for channel in channels)
+    to_a, to_b, to_c, _ = (open_writer(channel.spec) for channel in channels)
+    with closing(Alarm()) as alarm:
+        first_ready = FirstReady([[a], [b], [c]], alarm)
+        for writer in (to_a, to_b, to_c):
+            writer.write("here", 1)
+        assert first_ready([2, 1, 0]) == 2
+        assert first_ready([1, 0]) == 1
+        b.read(1)
+        assert first_ready([1, 0]) == 0
+
+
+class WatchedAlarm(Alarm):
+    """Says when somebody goes to sleep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sleeps = threading.Semaphore(0)
+
+    def wait(self) -> None:
+        self._sleeps.release()
+        super().wait()
+
+    def until_it_sleeps(self) -> None:
+        assert self._sleeps.acquire(timeout=WATCHDOG)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [("ab", 0), ("ba", 0), ("cd", 1), ("dc", 1), ("acb", 0), ("cad", 1), ("bda", 0), ("bdc", 1)],
+)
+@pytest.mark.parametrize("event", ["message", "close", "break"])
+def test_whichever_comes_first_ends_the_wait(channels: list[Channel], written: str, expected: int, event: str) -> None:
+    """Of a segment with two channels both must have come, in whatever order; a channel that ended counts as well."""
+    readers = [open_reader(channel.spec) for channel in channels]
+    writers = [open_writer(channel.spec) for channel in channels]
+    with closing(WatchedAlarm()) as alarm:
+        waiting = Call(FirstReady([readers[:2], readers[2:]], alarm), [1, 0])
+        alarm.until_it_sleeps()
+        there: set[int] = set()
+        *before, last = ("abcd".index(name) for name in written)
+        for index in before:
+            writers[index].write("here", 1)
+            # Of each segment it was the first that lacks which was armed.
+            if index % 2 == 0 or index - 1 in there:
+                alarm.until_it_sleeps()
+            there.add(index)
+        assert waiting.is_alive()
+        if event == "message":
+            writers[last].write("here", 1)
+        elif event == "close":
+            writers[last].close()
+        else:
+            channels[last].break_("over")
+        assert waiting.result() == expected
