@@ -17,6 +17,7 @@ hard to beat; a pipeline is for models that do not fit on one device.
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -31,23 +32,50 @@ from torch import Tensor
 
 import dagc
 from examples.llm.accelerator import gpus_each
-from examples.llm.checkpoint import Checkpoint
-from examples.llm.config import LlamaConfig
 from examples.llm.display import Update, answers
-from examples.llm.gguf_import import ModelNotInstalledError, find_smollm2, open_gguf
 from examples.llm.model import Batch
-from examples.llm.options import PROGRAM, Options, exit_with_usage_error, parse
+from examples.llm.options import positive
 from examples.llm.report import Run, cut_table, first_difference, speed_table
-from examples.llm.sequences import Submit, Workload, generate
+from examples.llm.sequences import Submit, generate
+from examples.llm.setup import Setup, check_stages, parser_of, set_up
 from examples.llm.stage import Stage
-from examples.llm.tiny import open_tiny
-from examples.llm.tokenizer import ChatTokenizer
 
+PROGRAM = "pipeline_llm"
 COST_ROUNDS = 5
 STEP_TIMEOUT_S = 60.0
 ONE_BATCH = "unsplit, one batch"
 
 RemoteStage = dagc.remote(Stage)
+
+
+@dataclass(frozen=True)
+class Options:
+    stages: int
+    threads_per_stage: int
+    groups: int
+    plan: Path
+    report: Path
+
+
+def parse(argv: Sequence[str] | None) -> tuple[Options, Setup]:
+    parser = parser_of(PROGRAM, __doc__)
+    add = parser.add_argument
+    add("--stages", type=positive, default=2, metavar="N", help="actors to cut the model into (default: 2)")
+    add("--threads-per-stage", type=positive, default=1, metavar="N", help="torch threads of each actor (default: 1)")
+    add("--max-inflight", type=positive, metavar="N", help="groups of prompts in flight (default: one for each stage)")
+    add("--plan", type=Path, metavar="FILE", help="where to write the compiled plan (default: in the cache)")
+    add("--report", type=Path, metavar="FILE", help="where to write the page about the run (default: in the cache)")
+    given = parser.parse_args(argv)
+    setup = set_up(given, parser)
+    check_stages(setup, f"--stages {given.stages}", given.stages)
+    options = Options(
+        stages=given.stages,
+        threads_per_stage=given.threads_per_stage,
+        groups=min(given.max_inflight or given.stages, len(setup.texts)),
+        plan=given.plan or given.cache / f"{PROGRAM}.plan",
+        report=given.report or given.cache / f"{PROGRAM}.html",
+    )
+    return options, setup
 
 
 def pipeline(stages: Sequence[Any]) -> Any:
@@ -87,18 +115,14 @@ def unsplit(model: Stage) -> Submit:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parse(argv, __doc__)
+    options, setup = parse(argv)
     console = Console()
-    checkpoint = open_checkpoint(options)
-    tokenizer = ChatTokenizer(checkpoint)
-    prompts = [tokenizer.encode_chat(prompt) for prompt in options.prompts]
-    workload = Workload(prompts, options.max_new_tokens, checkpoint.config.eos_token_ids)
-    check(options, checkpoint.config, workload)
-
+    workload, folder, num_pieces = setup.workload, setup.checkpoint.folder, setup.config.num_pieces
+    sequences = len(workload.prompts)
     # The whole model, in this process: first to measure what its pieces cost, at the end to compare with.
-    make = {"slots": len(prompts), "max_len": workload.max_len, "threads": options.threads_per_stage}
-    whole = Stage(checkpoint.folder, 0, checkpoint.config.num_pieces, **make)
-    costs = whole.step_costs(rounds=COST_ROUNDS, batch_size=ceil(len(prompts) / options.groups))
+    make = {"slots": sequences, "max_len": workload.max_len, "threads": options.threads_per_stage}
+    whole = Stage(folder, 0, num_pieces, **make)
+    costs = whole.step_costs(rounds=COST_ROUNDS, batch_size=ceil(sequences / options.groups))
     cut = dagc.partition(costs, options.stages)
     console.print(cut_table(cut, costs))
 
@@ -106,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         stages = [
             RemoteStage.options(name=f"stage{number}", num_gpus=gpus_each(len(cut))).remote(
-                checkpoint.folder, owned.start, owned.stop, **make
+                folder, owned.start, owned.stop, **make
             )
             for number, owned in enumerate(cut)
         ]
@@ -132,9 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 # Another batch size takes other kernels, which may round a near tie the other way: for its speed only.
                 ONE_BATCH: lambda _: Run(generate(workload.deal(1), unsplit(whole))),
             }
-            with answers(options.prompts, tokenizer, console) as show:
+            with answers(setup.texts, setup.tokenizer, console) as show:
                 runs = {"compiled": [ways["compiled"](show)]}
-            for number in range(options.rounds):
+            for number in range(setup.rounds):
                 for name, way in ways.items():
                     if number or name != "compiled":
                         runs.setdefault(name, []).append(way(None))
@@ -147,35 +171,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         dagc.shutdown()
 
-    title = f"prompts: {len(prompts)}, groups: {options.groups}, stages: {options.stages}; median of {options.rounds}"
+    title = f"prompts: {sequences}, groups: {options.groups}, stages: {options.stages}; median of {setup.rounds}"
     console.print(speed_table(runs, title))
     steps = f"{measured.throughput:.1f} steps a second, predicted from what each op took: {predicted.throughput:.1f}"
     console.print(f"plan: {options.plan}\nreport: {options.report}\n{steps}", soft_wrap=True, highlight=False)
 
     del runs[ONE_BATCH]
-    if difference := first_difference(runs, tokenizer):
+    if difference := first_difference(runs, setup.tokenizer):
         print(f"{PROGRAM}: error: {difference}", file=sys.stderr)
         return 1
     print(f"{', '.join(runs)}: the same {sum(map(len, runs['compiled'][0].generation.outputs))} tokens")
     return 0
-
-
-def open_checkpoint(options: Options) -> Checkpoint:
-    try:
-        return open_tiny(options.cache) if options.offline_tiny else open_gguf(find_smollm2(), options.cache)
-    except ModelNotInstalledError as error:
-        exit_with_usage_error(error)
-
-
-def check(options: Options, config: LlamaConfig, workload: Workload) -> None:
-    """What cannot be checked before the model is known."""
-    if options.stages > config.num_pieces:
-        exit_with_usage_error(f"--stages {options.stages}: this model has {config.num_pieces} pieces to share out")
-    if workload.max_len > config.max_position_embeddings:
-        exit_with_usage_error(
-            f"the longest prompt and --max-new-tokens {options.max_new_tokens} make {workload.max_len} tokens; "
-            f"the model's context has {config.max_position_embeddings}"
-        )
 
 
 if __name__ == "__main__":

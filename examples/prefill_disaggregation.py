@@ -50,10 +50,9 @@ from rich.console import Console
 import dagc
 from examples.llm.accelerator import gpus_each
 from examples.llm.agreement import Agreement, common_prefix
-from examples.llm.checkpoint import Checkpoint, default_cache
+from examples.llm.checkpoint import default_cache
 from examples.llm.config import LlamaConfig
 from examples.llm.disaggregation import compile_all, expected_outputs, groups_of, regret
-from examples.llm.gguf_import import ModelNotInstalledError, find_smollm2, open_gguf
 from examples.llm.kv_blocks import kv_bytes
 from examples.llm.latency import verdict
 from examples.llm.load import Arrival, Mix, arrivals
@@ -61,8 +60,8 @@ from examples.llm.options import exit_with_usage_error, positive
 from examples.llm.replica import Replica
 from examples.llm.serving import Run, Server
 from examples.llm.serving_report import figures_table, interference_lines, load_lines, say, transfer_table
+from examples.llm.setup import open_model
 from examples.llm.stage import Stage
-from examples.llm.tiny import open_tiny
 from examples.llm.tokenizer import ChatTokenizer
 from examples.llm.transfer import interference, transfers
 
@@ -151,7 +150,7 @@ def parse(argv: Sequence[str] | None) -> Options:
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     console = Console()
-    checkpoint = open_checkpoint(options)
+    checkpoint = open_model(options.offline_tiny, options.cache, PROGRAM)
     tokenizer = ChatTokenizer(checkpoint)
     load = load_of(options, tokenizer, checkpoint.config)
     max_len = max(arrival.max_len for arrival in load)
@@ -230,13 +229,6 @@ def load_of(options: Options, tokenizer: ChatTokenizer, config: LlamaConfig) -> 
     if options.layers > config.num_hidden_layers:
         usage_error(f"--layers {options.layers}: this model has {config.num_hidden_layers} layers to hand over")
     return load
-
-
-def open_checkpoint(options: Options) -> Checkpoint:
-    try:
-        return open_tiny(options.cache) if options.offline_tiny else open_gguf(find_smollm2(), options.cache)
-    except ModelNotInstalledError as error:
-        usage_error(error)
 
 
 def report_agreement(

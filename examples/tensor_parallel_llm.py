@@ -26,7 +26,6 @@ while they wait for each other; if something else takes a core, "unsplit" become
 cores take turns on them, and then an allreduce waits for the scheduler.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -47,18 +46,14 @@ from torch import Tensor
 import dagc
 from examples.llm.accelerator import gpus_each
 from examples.llm.agreement import Agreement, SubmitLogits, common_prefix, greedy, teacher_forced
-from examples.llm.checkpoint import Checkpoint
 from examples.llm.collective_time import StepTime, step_time
-from examples.llm.config import LlamaConfig
 from examples.llm.display import answers, table
-from examples.llm.gguf_import import ModelNotInstalledError, find_smollm2, open_gguf
 from examples.llm.model import Batch
-from examples.llm.options import add_shared, exit_with_usage_error, positive, prompts_of
-from examples.llm.sequences import Generation, Workload, generate
+from examples.llm.options import positive
+from examples.llm.sequences import Generation, generate
+from examples.llm.setup import Setup, parser_of, set_up
 from examples.llm.shard import Shard, Share, shares
 from examples.llm.stage import Stage
-from examples.llm.tiny import open_tiny
-from examples.llm.tokenizer import ChatTokenizer
 
 PROGRAM = "tensor_parallel_llm"
 STEP_TIMEOUT_S = 60.0
@@ -68,43 +63,32 @@ TOLERANCE = 1e-3
 COMPILED = "tensor parallel, compiled"
 
 RemoteShard = dagc.remote(Shard)
-usage_error = partial(exit_with_usage_error, program=PROGRAM)
 
 
 @dataclass(frozen=True)
 class Options:
-    prompts: list[str]
     ranks: int
-    max_new_tokens: int
     threads_per_rank: int
     tolerance: float
-    rounds: int
-    offline_tiny: bool
-    cache: Path
+    owned: list[Share]
+    """what each rank has of the model"""
 
 
-def parse(argv: Sequence[str] | None) -> Options:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse(argv: Sequence[str] | None) -> tuple[Options, Setup]:
+    parser = parser_of(PROGRAM, __doc__)
     add = parser.add_argument
-    add_shared(parser)
     add("--ranks", type=positive, default=2, metavar="T", help="at most the key/value heads of the model (default: 2)")
     add("--threads-per-rank", type=positive, default=1, metavar="N", help="torch threads of each rank (default: 1)")
     add("--tolerance", type=float, default=TOLERANCE, metavar="X", help="between two logits (default: %(default)s)")
     given = parser.parse_args(argv)
     if not given.tolerance >= 0:
         parser.error(f"--tolerance {given.tolerance}: must be at least 0")
-    return Options(
-        prompts=prompts_of(given, parser),
-        ranks=given.ranks,
-        max_new_tokens=given.max_new_tokens,
-        threads_per_rank=given.threads_per_rank,
-        tolerance=given.tolerance,
-        rounds=given.rounds,
-        offline_tiny=given.offline_tiny,
-        cache=given.cache,
-    )
+    setup = set_up(given, parser)
+    try:
+        owned = shares(setup.config, given.ranks)
+    except ValueError as error:
+        setup.usage_error(f"--ranks {given.ranks}: {error}")
+    return Options(given.ranks, given.threads_per_rank, given.tolerance, owned), setup
 
 
 def tensor_parallel(ranks: Sequence[Any], num_layers: int) -> Any:
@@ -137,17 +121,12 @@ def unsplit(model: Stage) -> SubmitLogits:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parse(argv)
+    options, setup = parse(argv)
     console = Console()
-    checkpoint = open_checkpoint(options)
-    config = checkpoint.config
-    tokenizer = ChatTokenizer(checkpoint)
-    prompts = [tokenizer.encode_chat(prompt) for prompt in options.prompts]
-    workload = Workload(prompts, options.max_new_tokens, config.eos_token_ids)
-    owned = check(options, config, workload)
-
-    make = {"slots": len(prompts), "max_len": workload.max_len, "threads": options.threads_per_rank}
-    whole = Stage(checkpoint.folder, 0, config.num_pieces, **make)
+    workload, config, folder = setup.workload, setup.config, setup.checkpoint.folder
+    sequences = len(workload.prompts)
+    make = {"slots": sequences, "max_len": workload.max_len, "threads": options.threads_per_rank}
+    whole = Stage(folder, 0, config.num_pieces, **make)
 
     def run_unsplit(threads: int) -> Generation:
         torch.set_num_threads(threads)
@@ -158,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         ranks = [
             RemoteShard.options(name=f"rank{number}", num_gpus=gpus_each(options.ranks)).remote(
-                checkpoint.folder, number, options.ranks, **make
+                folder, number, options.ranks, **make
             )
             for number in range(options.ranks)
         ]
@@ -167,12 +146,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         with dagc.compile(dag, name=PROGRAM, max_inflight=1) as graph:
             generate(workload.deal(1), teacher_forced(compiled(graph), unsplit(whole), agreement))
 
-            with answers(options.prompts, tokenizer, console) as show:
+            with answers(setup.texts, setup.tokenizer, console) as show:
                 runs = {COMPILED: [generate(workload.deal(1), greedy(compiled(graph)), show)]}
             # As many threads as all ranks have; and, if that is more than there are cores, also the best it can do.
             threads = options.ranks * options.threads_per_rank
             counts = sorted({threads, min(threads, len(os.sched_getaffinity(0)))}, reverse=True)
-            for number in range(options.rounds):
+            for number in range(setup.rounds):
                 if number:
                     runs[COMPILED].append(generate(workload.deal(1), greedy(compiled(graph))))
                 for count in counts:
@@ -184,8 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         dagc.shutdown()
 
-    console.print(speed_table(runs, f"prompts: {len(prompts)}, ranks: {options.ranks}; median of {options.rounds}"))
-    console.print(rank_table(owned, times))
+    console.print(speed_table(runs, f"prompts: {sequences}, ranks: {options.ranks}; median of {setup.rounds}"))
+    console.print(rank_table(options.owned, times))
     outputs, expected = runs[COMPILED][0].outputs, runs[f"unsplit, threads: {counts[0]}"][0].outputs
     agreeing, answers_agree = sum(map(common_prefix, outputs, expected)), sum(map(list.__eq__, outputs, expected))
     largest = (
@@ -198,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{times.collectives} collectives a step: at most {exchange} without waiting for slower ranks",
         f"teacher-forced: {largest}; tolerance {options.tolerance:g}",
         f"teacher-forced: {same}",
-        f"free-running: {free}, {answers_agree} of {len(prompts)} answers equal",
+        f"free-running: {free}, {answers_agree} of {sequences} answers equal",
     ):
         console.print(line, soft_wrap=True, highlight=False)
     if not agreement.largest_difference <= options.tolerance:
@@ -231,26 +210,6 @@ def rank_table(owned: Sequence[Share], times: StepTime) -> Table:
         rows.append([rank, heads, f"{share.config.intermediate_size}", *shown])
     columns = ["", "heads", "MLP columns", "computing ms", "collectives ms", "of the step"]
     return table("where a decode step's time goes, traced", columns, rows)
-
-
-def open_checkpoint(options: Options) -> Checkpoint:
-    try:
-        return open_tiny(options.cache) if options.offline_tiny else open_gguf(find_smollm2(), options.cache)
-    except ModelNotInstalledError as error:
-        usage_error(error)
-
-
-def check(options: Options, config: LlamaConfig, workload: Workload) -> list[Share]:
-    """What each rank has; what cannot be checked before the model is known ends the program here."""
-    if workload.max_len > config.max_position_embeddings:
-        usage_error(
-            f"the longest prompt and --max-new-tokens {options.max_new_tokens} make {workload.max_len} tokens; "
-            f"the model's context has {config.max_position_embeddings}"
-        )
-    try:
-        return shares(config, options.ranks)
-    except ValueError as error:
-        usage_error(f"--ranks {options.ranks}: {error}")
 
 
 if __name__ == "__main__":

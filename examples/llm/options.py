@@ -1,62 +1,18 @@
-"""Command line of `examples.pipeline_llm`, and what it shares with that of `examples.tensor_parallel_llm`."""
+"""What the command lines of the examples have in common."""
 
 import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from examples.llm.checkpoint import default_cache
 
-PROGRAM = "pipeline_llm"
 PROMPTS = [
     "What is the capital of France, and what is it known for?",
     "Explain why the sky is blue.",
     "Write the first sentence of a story about a lighthouse.",
     "Give me one tip for sleeping better.",
 ]
-
-
-@dataclass(frozen=True)
-class Options:
-    prompts: list[str]
-    stages: int
-    max_new_tokens: int
-    threads_per_stage: int
-    groups: int
-    rounds: int
-    offline_tiny: bool
-    cache: Path
-    plan: Path
-    report: Path
-
-
-def parse(argv: Sequence[str] | None, description: str | None) -> Options:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add_shared(parser)
-    add("--stages", type=positive, default=2, metavar="N", help="actors to cut the model into (default: 2)")
-    add("--threads-per-stage", type=positive, default=1, metavar="N", help="torch threads of each actor (default: 1)")
-    add("--max-inflight", type=positive, metavar="N", help="groups of prompts in flight (default: one for each stage)")
-    add("--plan", type=Path, metavar="FILE", help="where to write the compiled plan (default: in the cache)")
-    add("--report", type=Path, metavar="FILE", help="where to write the page about the run (default: in the cache)")
-    given = parser.parse_args(argv)
-    prompts = prompts_of(given, parser)
-    return Options(
-        prompts=prompts,
-        stages=given.stages,
-        max_new_tokens=given.max_new_tokens,
-        threads_per_stage=given.threads_per_stage,
-        groups=min(given.max_inflight or given.stages, len(prompts)),
-        rounds=given.rounds,
-        offline_tiny=given.offline_tiny,
-        cache=given.cache,
-        plan=given.plan or given.cache / f"{PROGRAM}.plan",
-        report=given.report or given.cache / f"{PROGRAM}.html",
-    )
 
 
 def add_shared(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +51,7 @@ def positive(text: str) -> int:
     return value
 
 
-def exit_with_usage_error(message: object, program: str = PROGRAM) -> NoReturn:
+def exit_with_usage_error(message: object, program: str) -> NoReturn:
     """Ends the program as argparse does, for what only shows once the checkpoint is open."""
     print(f"{program}: error: {message}", file=sys.stderr)
     sys.exit(2)

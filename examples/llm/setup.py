@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from examples.llm.checkpoint import Checkpoint
@@ -42,13 +43,18 @@ def parser_of(program: str, description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def open_model(offline_tiny: bool, cache: Path, program: str) -> Checkpoint:
+    """What these options name. Ends the program with a usage error if the model is not installed."""
+    try:
+        return open_tiny(cache) if offline_tiny else open_gguf(find_smollm2(), cache)
+    except ModelNotInstalledError as error:
+        exit_with_usage_error(error, program)
+
+
 def set_up(given: argparse.Namespace, parser: argparse.ArgumentParser) -> Setup:
     """Opens the checkpoint and encodes the prompts. Ends the program with a usage error for what does not fit."""
     texts = prompts_of(given, parser)
-    try:
-        checkpoint = open_tiny(given.cache) if given.offline_tiny else open_gguf(find_smollm2(), given.cache)
-    except ModelNotInstalledError as error:
-        exit_with_usage_error(error, parser.prog)
+    checkpoint = open_model(given.offline_tiny, given.cache, parser.prog)
     tokenizer = ChatTokenizer(checkpoint)
     prompts = [tokenizer.encode_chat(text) for text in texts]
     workload = Workload(prompts, given.max_new_tokens, checkpoint.config.eos_token_ids)

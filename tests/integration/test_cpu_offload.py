@@ -28,11 +28,6 @@ WIDE = dataclasses.replace(
 )
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 class Measured(OffloadedStage):
     """Says what its process holds of memory that is no file."""
 

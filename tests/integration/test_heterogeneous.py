@@ -27,11 +27,6 @@ raise SystemExit(heterogeneous.main())
 """
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 def run(command: Sequence[str], cwd: Path | None) -> "subprocess.CompletedProcess[str]":
     # Where threads spin while they wait for one that has no core, a busy machine makes minutes of a second.
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}

