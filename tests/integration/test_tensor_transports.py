@@ -15,6 +15,7 @@ import dagc
 from channels.communicators import TensorSpec
 from dagc import InputNode, MultiOutputNode
 from dagc.errors import GraphError
+from tests.equality import same
 from tests.own_transport import OwnTransport
 
 torch = pytest.importorskip("torch")
@@ -163,16 +164,6 @@ TRANSPORTS = pytest.mark.parametrize("transport", ["auto", "gloo", OwnTransport(
 REMOTE = pytest.mark.parametrize("transport", ["gloo", OwnTransport()], ids=str)
 
 
-def equal(found: Any, expected: Any) -> bool:
-    if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(equal(found[key], expected[key]) for key in expected)
-    if isinstance(expected, (list, tuple)):
-        return type(found) is type(expected) and all(equal(a, b) for a, b in zip(found, expected, strict=True))
-    if isinstance(expected, torch.Tensor):
-        return found.dtype == expected.dtype and torch.equal(found, expected)
-    return bool(np.array_equal(found, expected))
-
-
 def inputs(graph: Any, values: list[Any]) -> list[Any]:
     refs = [graph.execute(value) for value in values]
     return [dagc.get(ref, timeout=WATCHDOG) for ref in refs]
@@ -184,9 +175,9 @@ def test_tensors_at_any_depth(maker: Any, takers: list[Any], transport: Any) -> 
         out = takers[0].same.bind(maker.nested.bind(n).with_tensor_transport(transport))
     with dagc.compile(out, timeout=WATCHDOG) as graph:
         for found, n in zip(inputs(graph, [3, 1, 8, 0, 3000]), [3, 1, 8, 0, 3000], strict=True):
-            assert equal(found, Maker().nested(n))
+            assert same(found, Maker().nested(n))
             assert found["again"] is found["x"][0]
-    assert equal(dagc.run(out, 4), Maker().nested(4))
+    assert same(dagc.run(out, 4), Maker().nested(4))
 
 
 @TRANSPORTS

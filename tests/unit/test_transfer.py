@@ -25,6 +25,7 @@ from channels.errors import MismatchError
 from channels.transfer import GuardedWriter, TensorPath, TensorReader, TensorWriter
 from channels.transfer.buffers import ReceiveBuffers
 from channels.transfer.split import join, split
+from tests.equality import same
 
 torch = pytest.importorskip("torch")
 
@@ -41,16 +42,6 @@ values = st.recursive(
     ),
     max_leaves=8,
 )
-
-
-def same(found: Any, expected: Any) -> bool:
-    if isinstance(expected, torch.Tensor):
-        return found.dtype == expected.dtype and torch.equal(found, expected)
-    if isinstance(expected, (list, tuple)):
-        return type(found) is type(expected) and all(map(same, found, expected)) and len(found) == len(expected)
-    if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(same(found[key], expected[key]) for key in expected)
-    return bool(np.array_equal(found, expected))
 
 
 @given(values)
