@@ -14,9 +14,16 @@ from contextlib import suppress
 
 __all__ = ["Alarm"]
 
+#: A sleep is cut, as those of the rings are: whoever delivers may have no descriptor left to open the pipe with, or die
+#: between the message and the byte.
+SLEEP_SECONDS = 0.1
+
 
 class Alarm:
-    """Arm readers with it, then `wait`; look at all of them after it, for it may also come for nothing."""
+    """Arm readers with it, then `wait`; look at all of them after it, for it may also come for nothing.
+
+    What is asked of a closed one raises ValueError; but readers that are still armed with it are no fault.
+    """
 
     def __init__(self) -> None:
         self._read_fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -27,6 +34,7 @@ class Alarm:
 
     def fileno(self) -> int:
         """The end of the pipe that a byte is put into."""
+        self._check_open()
         return self._write_fd
 
     def set(self) -> None:
@@ -36,10 +44,16 @@ class Alarm:
                 with suppress(BlockingIOError):  # the pipe is full: it wakes anyway
                     os.write(self._write_fd, b"\0")
 
-    def wait(self) -> None:
-        """Return when it was set since the last `wait`, however often. For one thread."""
-        self._poll.poll()
+    def wait(self) -> bool:
+        """Sleep until it was set since the last `wait`, however often: True; or for SLEEP_SECONDS: False.
+
+        For one thread.
+        """
+        self._check_open()
+        if not self._poll.poll(SLEEP_SECONDS * 1e3):
+            return False
         os.read(self._read_fd, 4096)
+        return True
 
     def close(self) -> None:
         """When nobody waits any more; readers may still be armed with it."""
@@ -48,3 +62,8 @@ class Alarm:
                 self._closed = True
                 os.close(self._read_fd)
                 os.close(self._write_fd)
+
+    def _check_open(self) -> None:
+        # The numbers may be somebody else's files by now.
+        if self._closed:
+            raise ValueError("the alarm was closed")

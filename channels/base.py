@@ -123,11 +123,14 @@ class Reader(ABC):
         """True if `read` would not wait: there is a message, or the channel has ended, or this end was closed."""
 
     @abstractmethod
-    def arm(self, alarm: Alarm | None = None) -> bool:
+    def arm(self, alarm: Alarm | None = None, /) -> bool:
         """Ask for one wake-up when `ready()` turns true: of the alarm, or on this process's `wake_fd()`, for asyncio.
 
         The last call counts. Returns False, and arms nothing, if it is ready already. The wake-up may also come for
-        nothing: after it, look at `ready()` and arm again.
+        nothing, or not at all if whoever delivers has no descriptor left: so sleep for a bounded time, then look at
+        `ready()` and arm again.
+
+        Raises ValueError if the alarm was closed.
         """
 
     @abstractmethod

@@ -173,7 +173,9 @@ class LocalReader(Reader):
         with self._queue.changed:
             return self._closed or self._queue.ready(self.index)
 
-    def arm(self, alarm: Alarm | None = None) -> bool:
+    def arm(self, alarm: Alarm | None = None, /) -> bool:
+        if alarm is not None:
+            alarm.fileno()  # raises if it was closed
         with self._queue.changed:
             lacks = not (self._closed or self._queue.ready(self.index))
             tell = _ring.wake if alarm is None else alarm.set

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import channels
+from channels.alarm import SLEEP_SECONDS
 from channels.base import Channel, Failure, Writer
 from channels.errors import ChannelBroken, ChannelClosed, ChannelTimeout, SerializationError
 from channels.testing_subject import (
@@ -264,7 +265,7 @@ def several_readers_are_waited_for_with_one_alarm(subject: Subject) -> None:
         for n, (writer, reader) in enumerate([(first, one), (second, other), (first, one)]):
             assert one.arm(alarm)
             assert other.arm(alarm)
-            waiting = Call(alarm.wait)
+            waiting = Call(_until_set, alarm)
             assert not reader.ready()
             writer.write("here", n)
             waiting.result()
@@ -276,7 +277,10 @@ def several_readers_are_waited_for_with_one_alarm(subject: Subject) -> None:
         assert one.arm()
         first.write("here", 3)
         assert select([channels.wake_fd()], [], [], WATCHDOG)[0], "armed, and not woken"
+        assert not alarm.wait()
         assert other.arm(alarm)
+    with raises(ValueError, "closed"):
+        one.arm(alarm)
     second.write("here", 3)  # the alarm is gone: nobody is woken, and nothing else happens
     assert [one.read(3, 0), other.read(3, 0)] == ["here", "here"]
 
@@ -329,6 +333,13 @@ class _Unencodable:
 
 def _refuse() -> None:
     raise RuntimeError("not here")
+
+
+def _until_set(alarm: channels.Alarm) -> None:
+    for _ in range(int(WATCHDOG / SLEEP_SECONDS)):
+        if alarm.wait():
+            return
+    raise AssertionError("armed with the alarm, and not woken")
 
 
 def _drain_wake_pipe() -> None:

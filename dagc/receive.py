@@ -25,6 +25,8 @@ __all__ = ["Receiver"]
 
 #: How long a coroutine polls before it arms the channel and sleeps: what a sleep and a wake-up cost.
 POLL_SECONDS = 100e-6
+#: A sleep is cut: whoever delivers may have no descriptor left to wake us with, or die before it does.
+SLEEP_SECONDS = 0.1
 #: How long one look of the coroutine that is next in line may hold the event loop: two switches to a worker and back.
 LOOK_SECONDS = 20e-6
 
@@ -193,7 +195,8 @@ class Receiver:
         return delivered[self._channel] >= execution
 
     async def _sleep(self, execution: int, timeout: float | None) -> None:
-        """Until something is delivered, a leader leaves, or the time is up."""
+        """Until something is delivered, a leader leaves, or the time is up; or for no reason."""
+        timeout = SLEEP_SECONDS if timeout is None else min(timeout, SLEEP_SECONDS)
         alarm = waker()
         ticket = alarm.ticket()
         try:

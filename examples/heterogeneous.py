@@ -96,7 +96,7 @@ def parse(argv: Sequence[str] | None) -> tuple[Options, Setup]:
     if {len(threads), len(slowdowns)} - {1, devices}:
         parser.error(f"--threads names {len(threads)} devices and --slowdowns {len(slowdowns)}; expected as many, or 1")
     setup = set_up(given, parser)
-    check_stages(setup, f"--threads {given.threads} --slowdowns {given.slowdowns}", devices)
+    check_stages(setup, f"--threads {given.threads} --slowdowns {given.slowdowns}: {devices} stages", devices)
     groups = min(given.max_inflight or devices, len(setup.texts))
     return Options(threads * (devices // len(threads)), slowdowns * (devices // len(slowdowns)), groups), setup
 

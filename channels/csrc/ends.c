@@ -61,8 +61,9 @@ void set_status(ring_status status, PyObject *name, const ring *r, const char *e
     } else {
         char why[REASON_BYTES];
         reason_read(&r->why, why);
-        PyErr_Format(ChannelBroken, "channel %U: %s", name,
-                     why[0] ? why : "its memory was overwritten: it is no ring any more");
+        const char *unsaid = atomic_load(&r->head) & RING_BROKEN ? "whoever broke it ended before it said why"
+                                                                 : "its memory was overwritten: it is no ring any more";
+        PyErr_Format(ChannelBroken, "channel %U: %s", name, why[0] ? why : unsaid);
     }
 }
 

@@ -228,7 +228,7 @@ static PyObject *Reader_ready(Reader *self, PyObject *Py_UNUSED(ignored)) {
 static PyObject *Reader_arm(Reader *self, PyObject *const *args, Py_ssize_t nargs) {
     PyObject *alarm = nargs ? args[0] : Py_None;
     if (nargs > 1) return PyErr_Format(PyExc_TypeError, "arm() takes at most 1 argument, got %zd", nargs);
-    if (!usable(self->name, 0, self->busy, self->epoch) || wake_pipe() < 0) return NULL;
+    if (!usable(self->name, 0, self->busy, self->epoch) || (alarm == Py_None && wake_pipe() < 0)) return NULL;
     int fd = wake_write_fd;
     uint64_t inode = wake_inode;
     if (alarm != Py_None) {

@@ -63,13 +63,15 @@ static ring_status wait_change(_Atomic uint32_t *word, uint32_t seen, _Atomic ui
 
 /* ---- waking ---- */
 
-/* -1 unless it is still that very pipe: the number may be somebody else's file by now. */
+/* -1 unless it is still that very pipe: the number may be somebody else's file by now. For reading as well, though we
+ * never read: a byte for somebody who has ended meanwhile must not be a SIGPIPE, which ends a process that has not set it
+ * aside. */
 static int open_pipe(uint32_t pid, int32_t wake_fd, uint64_t inode) {
     char path[48];
     struct stat st;
     snprintf(path, sizeof path, "/proc/%u/fd/%d", pid, wake_fd);
     if (stat(path, &st) != 0 || !S_ISFIFO(st.st_mode) || st.st_ino != inode) return -1;
-    int fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
     if (fd >= 0 && (fstat(fd, &st) != 0 || !S_ISFIFO(st.st_mode) || st.st_ino != inode)) {
         close(fd);
         return -1;
@@ -77,15 +79,16 @@ static int open_pipe(uint32_t pid, int32_t wake_fd, uint64_t inode) {
     return fd;
 }
 
-/* A byte into the pipe of every reader that asked for it. The pipe may be full: then its reader wakes anyway. */
-static void wake_armed(ring *r, uint32_t readers, ring_pipe *cache) {
+/* A byte into the pipe of every reader that asked for it; `all`: or that ever did, for who cleared its flag may have died
+ * before the byte, and a wake-up too many does no harm. The pipe may be full: then its reader wakes anyway. */
+static void wake_armed(ring *r, uint32_t readers, ring_pipe *cache, int all) {
     for (uint32_t i = 0; i < readers; i++) {
         ring_line *line = &r->line[i];
-        if (!atomic_load(&line->armed) || !atomic_exchange(&line->armed, 0)) continue;
+        if (!(atomic_load(&line->armed) && atomic_exchange(&line->armed, 0)) && !all) continue;
         uint64_t inode = atomic_load(&line->wake_inode);
         int known = cache && cache[i].fd >= 0 && cache[i].inode == inode;
         int fd = known ? cache[i].fd : open_pipe(atomic_load(&line->wake_pid), atomic_load(&line->wake_fd), inode);
-        if (fd < 0) continue; /* that process, or that pipe, is gone */
+        if (fd < 0) continue; /* it is gone; or we have no descriptor left, and its sleep, which is cut, finds the message */
         ssize_t ignored = write(fd, "", 1);
         (void)ignored;
         if (known) continue;
@@ -214,7 +217,7 @@ void ring_publish(ring_writer *w, uint64_t bytes) {
      * (ring_wait_message). A writer that dies before this line has published nothing. */
     uint32_t sleeping = change(&r->head, RING_STEP, &r->readers_sleep);
     if (sleeping & SLEEPS_FUTEX) wake_all(&r->head);
-    if (sleeping & SLEEPS_ARMED) wake_armed(r, w->readers, w->pipes);
+    if (sleeping & SLEEPS_ARMED) wake_armed(r, w->readers, w->pipes, 0);
 }
 
 uint32_t ring_consumed(const ring_writer *w) {
@@ -231,7 +234,7 @@ void ring_close_writer(ring_writer *w) {
     /* The end comes once: wake without a look at the flag, so nobody can be missed. */
     atomic_fetch_or(&w->r->head, RING_CLOSED);
     wake_all(&w->r->head);
-    wake_armed(w->r, w->readers, w->pipes);
+    wake_armed(w->r, w->readers, w->pipes, 0);
     for (uint32_t i = 0; i < w->readers; i++)
         if (w->pipes[i].fd >= 0) close(w->pipes[i].fd);
     free(w->pipes);
@@ -295,7 +298,7 @@ void ring_break(ring *r, uint32_t readers, const char *why) {
     reason_give(&r->why, why);
     atomic_fetch_or(&r->head, RING_BROKEN);
     wake_all(&r->head);
-    wake_armed(r, readers, NULL);
+    wake_armed(r, readers, NULL, 1);
     for (uint32_t i = 0; i < readers; i++) {
         atomic_fetch_or(&r->line[i].tail, RING_BROKEN);
         wake_all(&r->line[i].tail);

@@ -67,7 +67,7 @@ class TensorReader(Reader):
     def ready(self) -> bool:
         return self._reader.ready()
 
-    def arm(self, alarm: Alarm | None = None) -> bool:
+    def arm(self, alarm: Alarm | None = None, /) -> bool:
         return self._reader.arm(alarm)
 
     def close(self) -> None:

@@ -127,7 +127,7 @@ class _RecordedReader(Reader):
     def ready(self) -> bool:
         return self._reader.ready()
 
-    def arm(self, alarm: Alarm | None = None) -> bool:
+    def arm(self, alarm: Alarm | None = None, /) -> bool:
         return self._reader.arm(alarm)
 
     def close(self) -> None:

@@ -49,6 +49,8 @@ def open_model(offline_tiny: bool, cache: Path, program: str) -> Checkpoint:
         return open_tiny(cache) if offline_tiny else open_gguf(find_smollm2(), cache)
     except ModelNotInstalledError as error:
         exit_with_usage_error(error, program)
+    except OSError as error:
+        exit_with_usage_error(f"--cache {cache}: {error}", program)
 
 
 def set_up(given: argparse.Namespace, parser: argparse.ArgumentParser) -> Setup:
@@ -68,7 +70,7 @@ def set_up(given: argparse.Namespace, parser: argparse.ArgumentParser) -> Setup:
     return Setup(parser.prog, texts, given.rounds, checkpoint, tokenizer, workload)
 
 
-def check_stages(setup: Setup, option: str, stages: int) -> None:
-    """Ends the program with a usage error if the model has fewer pieces than that."""
+def check_stages(setup: Setup, said: str, stages: int) -> None:
+    """Ends the program with a usage error, about what was said, if the model has fewer pieces than that."""
     if stages > setup.config.num_pieces:
-        setup.usage_error(f"{option}: {stages} stages; this model has {setup.config.num_pieces} pieces to share out")
+        setup.usage_error(f"{said}: this model has {setup.config.num_pieces} pieces to share out")

@@ -37,7 +37,7 @@ def test_the_suite_refuses_a_channel_that_breaks_a_rule() -> None:
         def ready(self) -> bool:
             return self.inner.ready()
 
-        def arm(self, alarm: Alarm | None = None) -> bool:
+        def arm(self, alarm: Alarm | None = None, /) -> bool:
             return self.inner.arm(alarm)
 
         def close(self) -> None:

@@ -107,7 +107,7 @@ def test_demo_fails_if_the_tokens_differ(cache: Path) -> None:
             "--budget 1: the last stage has 3 layers, and two take turns in the buffers; expected 2 to 2",
         ),
         (["--budget", "3"], "--budget 3: the last stage has 3 layers"),
-        (["--stages", "9"], "--stages 9: 9 stages; this model has 8 pieces to share out"),
+        (["--stages", "9"], "--stages 9: this model has 8 pieces to share out"),
         (["--stages", "8"], "the last of 8 stages has 0 layers; expected at least 3"),
         (["--device", "cuda"], "--device cuda: PyTorch sees no GPU on this machine"),
         (["--max-new-tokens", "2000"], "the model's context has 1024"),

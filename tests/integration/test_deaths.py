@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -41,6 +43,11 @@ class Stage:
 
     def leave(self, x: Any) -> Any:
         sys.exit(3)
+
+    def exhaust(self, x: Any) -> Any:
+        """From here on this process can open no file."""
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        return x
 
     def pid(self) -> int:
         return os.getpid()
@@ -101,6 +108,24 @@ def test_died_in_its_method(victim: int, method: str, reason: str) -> None:
             with pytest.raises(dagc.ActorDiedError, match=reason) as raised:
                 waiter.result(HANG)
             assert f"run Stage_{victim}.{method}" in raised.value.reason
+    for stage in stages:
+        dagc.kill(stage)
+
+
+def test_an_actor_without_a_descriptor_left_still_delivers() -> None:
+    """To an actor that waits for several channels, and to a coroutine: it cannot open the pipe that would wake them."""
+    stages = [RemoteStage.remote() for _ in range(2)]
+    with InputNode() as x:
+        y = stages[0].forward.bind(stages[1].exhaust.bind(stages[0].forward.bind(x)))
+    with dagc.compile(y, order="free", max_inflight=2) as graph:
+        assert [ref.get(timeout=HANG) for ref in [graph.execute(1), graph.execute(2)]] == [1, 2]
+
+    async def main() -> None:
+        with dagc.compile(chain(stages[1:])) as graph:
+            for i in range(3):
+                assert await asyncio.wait_for(graph.execute(i), HANG) == i
+
+    asyncio.run(main())
     for stage in stages:
         dagc.kill(stage)
 

@@ -62,7 +62,7 @@ def test_demo_fails_if_the_tokens_differ(cache: Path) -> None:
         (["--slowdowns", "0.5,1"], "--slowdowns 0.5,1: must be at least 1"),
         (["--slowdowns", "nan"], "--slowdowns nan: must be at least 1"),
         (["--threads", "1,2,3"], "--threads names 3 devices and --slowdowns 2; expected as many, or 1"),
-        (["--slowdowns", "1,1,1,1,1,1,1,1,1"], "9 stages; this model has 8 pieces to share out"),
+        (["--slowdowns", "1,1,1,1,1,1,1,1,1"], "9 stages: this model has 8 pieces to share out"),
         (["--max-new-tokens", "2000"], "the model's context has 1024"),
     ],
 )

@@ -166,7 +166,7 @@ def test_demo_reports_a_tie_and_goes_on(cache: Path) -> None:
     [
         (["--tp", "3"], "--tp 3: 3 ranks: this model has 2 key/value heads"),
         (["--tp", "0"], "must be at least 1, found 0"),
-        (["--pp", "9"], "--pp 9: 9 stages; this model has 8 pieces to share out"),
+        (["--pp", "9"], "--pp 9: this model has 8 pieces to share out"),
         (["--pp", "two"], "must be a whole number, found 'two'"),
         (["--tolerance", "nan"], "--tolerance nan: must be at least 0"),
         (["--max-new-tokens", "2000"], "the model's context has 1024"),

@@ -214,7 +214,8 @@ def test_demo_fails_if_the_pipeline_differs_from_the_unsplit_model(tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--stages", "9"], "--stages 9: 9 stages; this model has 8 pieces to share out"),
+        (["--cache", "/dev/null/models"], "--cache /dev/null/models: [Errno 20] Not a directory"),
+        (["--stages", "9"], "--stages 9: this model has 8 pieces to share out"),
         (["--max-new-tokens", "0"], "must be at least 1, found 0"),
         (["--max-new-tokens", "2000"], "the model's context has 1024"),
         (["--stages", "two"], "must be a whole number, found 'two'"),

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 
 import channels
 from channels import (
+    Alarm,
     Channel,
     ChannelBroken,
     ChannelSpec,
@@ -287,6 +289,58 @@ def test_a_byte_for_a_pipe_that_is_gone_harms_nobody(start: Callable[..., Child]
     writer = open_writer(channel.spec)
     writer.write(1, 1)
     channel.break_("its reader died")
+
+
+def test_a_byte_for_an_alarm_that_is_gone_is_no_sigpipe(start: Callable[..., Child]) -> None:
+    child = start(
+        """
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+channel, alarm = create_channel(ChannelSpec("x", "shm")), Alarm()
+writer, reader = open_writer(channel.spec), open_reader(channel.spec)
+for n in range(2):
+    assert reader.arm(alarm)
+    if n == 1:
+        alarm.close()
+    writer.write(n, n)
+    assert reader.read(n) == n
+say("alive")
+"""
+    )
+    child.expect("alive")
+
+
+NO_DESCRIPTORS = """
+writer = open_writer(specs[0])
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+writer.write("here", 1)
+say("written")
+hear()
+"""
+
+
+def test_a_sleep_ends_though_whoever_delivers_has_no_descriptor_left(start: Callable[..., Child]) -> None:
+    """It cannot open the pipe."""
+    channel = ring()
+    reader = open_reader(channel.spec)
+    with closing(Alarm()) as alarm:
+        assert reader.arm(alarm)
+        start(NO_DESCRIPTORS, channel).expect("written")
+        assert not alarm.wait(), "the byte came all the same"
+        assert reader.ready()
+        assert reader.read(1) == "here"
+
+
+def test_a_break_wakes_also_whoever_missed_the_byte_of_a_writer_that_died(start: Callable[..., Child]) -> None:
+    channel = ring()
+    reader = open_reader(channel.spec)
+    with closing(Alarm()) as alarm:
+        assert reader.arm(alarm)
+        child = start(NO_DESCRIPTORS, channel)
+        child.expect("written")
+        child.kill()
+        assert not alarm.wait(), "the byte came all the same"
+        channel.break_("its writer died")
+        wait_until(alarm.wait)
 
 
 def test_break_wakes_waiting_readers_and_writers_of_other_processes(start: Callable[..., Child]) -> None:

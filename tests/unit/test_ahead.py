@@ -113,15 +113,17 @@ def test_the_first_one_of_those_that_are_ready_is_taken(channels: list[Channel])
 
 
 class WatchedAlarm(Alarm):
-    """Says when somebody goes to sleep."""
+    """Says when somebody goes to sleep, and sleeps until it is set."""
 
     def __init__(self) -> None:
         super().__init__()
         self._sleeps = threading.Semaphore(0)
 
-    def wait(self) -> None:
+    def wait(self) -> bool:
         self._sleeps.release()
-        super().wait()
+        while not super().wait():
+            pass
+        return True
 
     def until_it_sleeps(self) -> None:
         assert self._sleeps.acquire(timeout=WATCHDOG)
