@@ -58,7 +58,8 @@ class Failure:
     def unwrap(self) -> BaseException:
         """The exception, ready to be raised here: of its own type, with the remote traceback as its cause."""
         if self.traceback and self.error.__cause__ is None:
-            self.error.__cause__ = RemoteTraceback(self.traceback)
+            # Not as an attribute: a class may refuse those, as a frozen dataclass does.
+            BaseException.__setattr__(self.error, "__cause__", RemoteTraceback(self.traceback))
         return self.error
 
     def __reduce__(self) -> tuple[Any, ...]:

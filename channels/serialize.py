@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 import io
 import pickle
+import re
 import struct
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ from channels import _ring
 from channels.base import Failure
 from channels.devices import arriving, check_history, destination, dtype_name, is_dense, to_host
 from channels.errors import SerializationError
+from channels.failures import describe, dump_failure, load_failure, reduce_exception
 
 __all__ = ["decode", "dump", "encode", "pack", "unpack"]
 
@@ -45,6 +47,7 @@ _PICKLE = _ring.KIND_ENCODED + 4
 _ALIGNMENT = 64
 _FRAME = struct.Struct("<IIQ")  # kind, buffers, head bytes
 _LENGTH = struct.Struct("<Q")
+_PICKLES_OWN_WORDS = re.compile(r"\w+: (cannot|can't) pickle", re.IGNORECASE)
 
 Buffers = Sequence[Any]
 Encoded = tuple[int, bytes, Buffers]
@@ -53,8 +56,8 @@ Encoded = tuple[int, bytes, Buffers]
 def encode(value: Any) -> Encoded:
     """Split `value` into (kind, head, buffers). Nothing is copied but what is not contiguous.
 
-    Raises SerializationError if the value cannot be pickled. A `Failure` always can: an exception that cannot is
-    replaced by a SerializationError that quotes it.
+    Raises SerializationError if the value cannot be pickled. A `Failure` always can, see channels.failures: what
+    cannot be sent of its exception is left out, and one that cannot be sent at all is quoted in a SerializationError.
     """
     kind = type(value)
     if kind is np.ndarray and _is_plain(value):
@@ -63,7 +66,7 @@ def encode(value: Any) -> Encoded:
     if kind is bytes:
         return _BYTES, b"", (value,)
     if kind is Failure:
-        return _encode_failure(value)
+        return _FAILURE, *dump_failure(value, dump)
     if is_dense(value):
         tensor_head, buffer = _tensor_parts(value)
         return _TENSOR, _dump_head(tensor_head), (buffer,)
@@ -81,10 +84,9 @@ def decode(kind: int, head: Any, buffers: Buffers) -> Any:
             return _rebuild_tensor(name, shape, requires_grad, where, buffers[0])
         if kind == _BYTES:
             return bytes(buffers[0])
-        value = pickle.loads(head, buffers=buffers)
-        return Failure(*value) if kind == _FAILURE else value
+        return load_failure(head, buffers) if kind == _FAILURE else pickle.loads(head, buffers=buffers)
     except Exception as error:  # noqa: BLE001 - unpickling runs code of the user's classes
-        return Failure(SerializationError(f"a value arrived that cannot be unpickled here: {_describe(error)}"))
+        return Failure(SerializationError(f"a value arrived that cannot be unpickled here: {describe(error)}"))
 
 
 def pack(value: Any) -> bytes:
@@ -122,15 +124,15 @@ def unpack(data: bytes | bytearray | memoryview) -> Any:
 # ---- pickle ----
 
 
-def _reduce_buffers(obj: Any) -> Any:
-    """How arrays and tensors inside other values travel; NotImplemented for everything else."""
+def _reduce(obj: Any) -> Any:
+    """How arrays, tensors and exceptions inside other values travel; NotImplemented for everything else."""
     if type(obj) is np.ndarray and _is_plain(obj):
         head, buffer = _array_parts(obj)
         return _rebuild_array, (*head, pickle.PickleBuffer(buffer))
     if is_dense(obj):
         tensor_head, buffer = _tensor_parts(obj)
         return _rebuild_tensor, (*tensor_head, pickle.PickleBuffer(buffer))
-    return NotImplemented
+    return reduce_exception(obj)
 
 
 class _ByValue(Exception):
@@ -144,14 +146,14 @@ class _FastPickler(pickle.Pickler):
         named = obj if isinstance(obj, (type, FunctionType)) else type(obj)
         if named.__module__ == "__main__":
             raise _ByValue
-        return _reduce_buffers(obj)
+        return _reduce(obj)
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """For everything that can be pickled at all."""
 
     def reducer_override(self, obj: Any) -> Any:
-        reduced = _reduce_buffers(obj)
+        reduced = _reduce(obj)
         return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
 
@@ -185,9 +187,11 @@ def dump(value: Any, number: Callable[[Any], int | None] | None = None) -> tuple
     except SerializationError:
         raise
     except Exception as error:  # pickling runs code of the user's classes, which may raise anything
+        # A class that refuses by itself says what to do instead; pickle's own words say only what it met.
+        refused = not _PICKLES_OWN_WORDS.match(text := describe(error))
+        advice = "" if refused else "; send the data it is made of, or give its class a __reduce__"
         raise SerializationError(
-            f"a value of type {type(value).__qualname__} cannot be pickled: {_describe(error)}; "
-            "send the data it is made of, or give its class a __reduce__"
+            f"a value of type {type(value).__qualname__} cannot be pickled: {text}{advice}"
         ) from error
 
 
@@ -198,31 +202,6 @@ def _dump(kind: Any, value: Any, number: Callable[[Any], int | None] | None) -> 
         pickler.number = number
     pickler.dump(value)
     return head.getvalue(), [b.raw() for b in buffers]
-
-
-def _encode_failure(failure: Failure) -> Encoded:
-    error = failure.error
-    try:
-        head, buffers = dump((error, failure.traceback))
-        pickle.loads(head, buffers=buffers)  # many exception classes pickle but do not unpickle
-        return _FAILURE, head, buffers
-    except Exception as problem:  # noqa: BLE001 - whatever is wrong with the class, the failure must be reported
-        quoted = f"{type(error).__qualname__}: {_text(error)}"
-        substitute = SerializationError(f"{quoted} (itself lost: {_describe(problem)})")
-        notes = getattr(error, "__notes__", None)
-        substitute.__notes__ = [n for n in notes if isinstance(n, str)] if isinstance(notes, list) else []  # type: ignore
-        return _FAILURE, *dump((substitute, failure.traceback))
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_text(error)}"
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as problem:  # noqa: BLE001 - a class of the user's; what it was about must still be reported
-        return f"<its __str__ raised {type(problem).__name__}>"
 
 
 # ---- heads of bare arrays and tensors ----

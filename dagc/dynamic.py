@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -18,6 +17,7 @@ from dagc.joining import joiner
 from dagc.program import Join
 from runtime import current, get
 from runtime.calls import BoundCall
+from runtime.errors import formatted
 from runtime.refs import ObjectRef
 
 __all__ = ["run"]
@@ -94,7 +94,7 @@ def _join(graph: Graph, name: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _raised(error: BaseException, _execution: int) -> Failure:
-    return Failure(error, "".join(traceback.format_exception(error)))
+    return Failure(error, formatted(error, error.__traceback__))
 
 
 def _bound(graph: Graph, call: Call, values: dict[str, Any]) -> BoundCall:

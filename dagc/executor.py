@@ -11,7 +11,6 @@ import inspect
 import itertools
 import linecache
 import time
-import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ from dagc.program import Invoke, Join, Post, Program, Recv, Run, Send, Step
 from dagc.timing.ranges import in_range
 from dagc.timing.recorder import Recorder, Rows
 from runtime.engine import ActorContext
-from runtime.errors import add_note
+from runtime.errors import add_note, formatted
 
 __all__ = ["Membership", "TraceKey", "link", "recorded", "run_program"]
 
@@ -243,7 +242,7 @@ def _reporter(note: str, context: ActorContext | None = None) -> Callable[[BaseE
             replaced.__cause__, replaced.__traceback__ = error, error.__traceback__
             error = replaced
         trace = error.__traceback__
-        text = "".join(traceback.format_exception(type(error), error, trace.tb_next if trace is not None else None))
+        text = formatted(error, trace.tb_next if trace is not None else None)
         add_note(error, f"{note} {execution}")
         return Failure(error.with_traceback(None), text)
 

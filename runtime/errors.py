@@ -11,7 +11,9 @@ DagcError
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 from channels.errors import DagcError
@@ -24,6 +26,7 @@ __all__ = [
     "NoSuchMethodError",
     "WrongArgumentsError",
     "add_note",
+    "formatted",
     "not_started",
 ]
 
@@ -33,7 +36,7 @@ class GraphError(DagcError, ValueError):
 
 
 class NoSuchMethodError(GraphError, AttributeError):
-    """An actor's class has no such method. The message lists the methods it has."""
+    """There is no such method. The message lists those that there are, or says what to write in its place."""
 
 
 class WrongArgumentsError(GraphError, TypeError):
@@ -74,11 +77,26 @@ def not_started(actors: Sequence[str], timeout: float | None) -> GetTimeoutError
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """Add a line to what a traceback shows, once. Python 3.10 has no add_note, but pytest and others read __notes__."""
-    notes = getattr(error, "__notes__", None)
-    if notes is not None and note in notes:
-        return
-    if hasattr(error, "add_note"):
-        error.add_note(note)
-    else:
-        error.__notes__ = [*(notes or ()), note]  # type: ignore[attr-defined]
+    """Add a line to what a traceback shows, once. Python 3.10 has no add_note, but pytest and others read __notes__.
+
+    Into its `__dict__`: a class may refuse attributes, as a frozen dataclass does, or have something else of that name.
+    """
+    attributes: dict[str, Any] = BaseException.__dict__["__dict__"].__get__(error)
+    notes = attributes.get("__notes__")
+    if not isinstance(notes, list):
+        notes = []
+    if note not in notes:
+        attributes["__notes__"] = [*notes, note]
+
+
+def formatted(error: BaseException, trace: TracebackType | None) -> str:
+    """The text of an exception and of this traceback, as Python prints it.
+
+    Of one whose class does not let itself be looked at (`__getattr__` that raises a KeyError), the frames and the type.
+    """
+    try:
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except Exception as problem:  # noqa: BLE001 - a class of the user's; whoever waits must still hear of it
+        frames = "".join(traceback.format_tb(trace))
+        name = type(error).__qualname__
+        return f"Traceback (most recent call last):\n{frames}{name}: <not printable: {type(problem).__name__}>\n"

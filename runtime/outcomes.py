@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import Any
 
 from channels.base import Failure
 from channels.serialize import pack, unpack
-from runtime.errors import add_note
+from runtime.errors import add_note, formatted
 
 __all__ = ["add_note", "open_value", "pack_failure", "receive", "receive_failure"]
 
@@ -15,7 +14,8 @@ __all__ = ["add_note", "open_value", "pack_failure", "receive", "receive_failure
 def pack_failure(error: BaseException, skip: int = 1) -> bytes:
     """`error` with its traceback as bytes, without the traceback's outermost `skip` frames, which are dagc's own.
 
-    One that does not survive pickling arrives as a SerializationError that quotes it, see channels.serialize.encode.
+    What cannot be pickled of it is left out; it arrives as a SerializationError if its class cannot be, see
+    channels.failures.
     """
     if isinstance(error, StopIteration):  # may not be set on an asyncio future, nor leave a generator (PEP 479)
         replaced = RuntimeError(f"the method raised StopIteration({error.value!r})")
@@ -24,8 +24,7 @@ def pack_failure(error: BaseException, skip: int = 1) -> bytes:
     trace = error.__traceback__
     for _ in range(skip):
         trace = trace.tb_next if trace is not None and trace.tb_next is not None else trace
-    text = "".join(traceback.format_exception(type(error), error, trace))
-    return pack(Failure(error, text))
+    return pack(Failure(error, formatted(error, trace)))
 
 
 def open_value(data: bytes) -> Any:

@@ -21,6 +21,7 @@ from runtime.errors import (
     EngineError,
     GetTimeoutError,
     GraphError,
+    NoSuchMethodError,
     WrongArgumentsError,
 )
 from runtime.refs import ObjectRef, new_result
@@ -86,6 +87,24 @@ def test_decorated_class() -> None:
 def test_direct_instantiation() -> None:
     with pytest.raises(GraphError, match=r"write Plain.remote\(...\) instead of Plain\(...\)"):
         Remote(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("bind", r"make an actor, actor = Plain\.remote\(\.\.\.\), and bind its methods"),
+        (
+            "echo",
+            r"its actors have: write actor = Plain\.remote\(\.\.\.\), then actor\.echo; or Plain\.__wrapped__\.echo",
+        ),
+        ("optoins", r"did you mean options\?"),
+    ],
+)
+def test_what_an_actor_class_has_not(name: str, advice: str) -> None:
+    with pytest.raises(NoSuchMethodError, match=rf"the actor class Plain has no '{name}'; {advice}"):
+        getattr(Remote, name)
+    assert not hasattr(Remote, name)
+    assert not hasattr(Remote, "__file__")
 
 
 def test_inheritance() -> None:
@@ -243,7 +262,7 @@ def test_what_cannot_be_pickled(actor: Any) -> None:
         actor.echo.remote(threading.Lock())
     with pytest.raises(SerializationError):
         runtime.get(actor.unpicklable.remote())
-    with pytest.raises(SerializationError, match="with a lock") as raised:
+    with pytest.raises(LookupError, match="lock was not sent") as raised:
         runtime.get(actor.fail_unpicklable.remote())
     assert "in fail_unpicklable" in str(raised.value.__cause__)
     assert runtime.get(actor.echo.remote(1)) == 1
@@ -328,6 +347,11 @@ def test_unknown_engine() -> None:
 
 
 @pytest.mark.usefixtures("_threads")
+def test_an_option_of_init_that_there_is_not() -> None:
+    with pytest.raises(GraphError, match="init has no option 'address'; its options are: engine, num_cpus"):
+        runtime.init(address="auto")  # type: ignore[arg-type]
+
+
 def test_kill_of_something_else() -> None:
     with pytest.raises(WrongArgumentsError, match="expected the handle of an actor"):
         runtime.kill(3)  # type: ignore[arg-type]

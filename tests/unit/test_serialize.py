@@ -229,21 +229,9 @@ def test_modules_and_state_dicts() -> None:
 # ---- exceptions ----
 
 
-class NeedsTwo(Exception):
-    def __init__(self, one: int, two: int) -> None:
-        super().__init__(f"{one} and {two}")
-
-
 class Loud(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no text")
-
-    def __reduce__(self) -> Any:
-        raise RuntimeError("no pickle")
-
-
-class OddNotes(Exception):
-    __notes__ = 7
 
     def __reduce__(self) -> Any:
         raise RuntimeError("no pickle")
@@ -271,30 +259,6 @@ def test_a_failure_keeps_type_arguments_traceback_and_notes() -> None:
     assert "Traceback: there" in str(found.unwrap().__cause__)
 
 
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (NeedsTwo(1, 2), "NeedsTwo: 1 and 2"),
-        (ValueError(LOCK), "ValueError: <unlocked"),
-        (Loud(), "its __str__ raised RuntimeError"),
-        (OddNotes("odd"), "OddNotes: odd"),
-    ],
-    ids=["init_of_two", "an_argument_cannot_be_pickled", "str_raises", "notes_are_no_list"],
-)
-def test_a_failure_that_cannot_travel_is_quoted(error: Exception, text: str) -> None:
-    found = there_and_back(Failure(error, "Traceback: there"))
-    assert isinstance(found, Failure)
-    assert type(found.error) is SerializationError
-    assert text in str(found.error)
-    assert found.traceback == "Traceback: there"
-
-
-def test_notes_survive_the_loss_of_their_exception() -> None:
-    error = NeedsTwo(1, 2)
-    error.__notes__ = ["kept"]  # type: ignore[attr-defined]
-    assert there_and_back(Failure(error)).error.__notes__ == ["kept"]
-
-
 def test_an_exception_is_a_value_like_any_other() -> None:
     found = there_and_back([KeyError("k")])
     assert type(found[0]) is KeyError
@@ -305,6 +269,18 @@ def test_what_cannot_be_decoded_is_a_failure() -> None:
     assert isinstance(found, Failure)
     assert isinstance(found.error, SerializationError)
     assert "Loud" in str(found.error)
+
+
+class Refuses:
+    def __reduce__(self) -> Any:
+        raise TypeError("a Refuses stays here; pass its number")
+
+
+def test_a_class_that_refuses_says_what_to_do_instead() -> None:
+    with pytest.raises(SerializationError, match=r"a Refuses stays here; pass its number$"):
+        pack([Refuses()])
+    with pytest.raises(SerializationError, match=r"or give its class a __reduce__$"):
+        pack([LOCK])
 
 
 @pytest.mark.parametrize("kind", range(encode(b"")[0], encode(Failure(ValueError()))[0] + 2))
