@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import importlib
 import math
+import operator
 import sys
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -67,11 +70,15 @@ class TensorSpec:
     library: str = "numpy"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(self.shape))
+        """Raises TypeError for a shape that is no sequence of integers and for what is no dtype, else ValueError.
+
+        Integers of numpy and a torch.Size will do; the fields are plain ints in a tuple, and names.
+        """
+        object.__setattr__(self, "shape", _sizes(self.shape))
         given: Any = self.dtype
         if not isinstance(given, str):
             of_torch = type(given).__module__ == "torch"
-            object.__setattr__(self, "dtype", str(given).removeprefix("torch.") if of_torch else np.dtype(given).name)
+            object.__setattr__(self, "dtype", str(given).removeprefix("torch.") if of_torch else _numpy_name(given))
             object.__setattr__(self, "library", "torch" if of_torch else "numpy")
         if self.dtype not in DTYPES:
             raise ValueError(f"TensorSpec has dtype {self.dtype!r}; expected one of {', '.join(DTYPES)}")
@@ -79,8 +86,8 @@ class TensorSpec:
             raise ValueError(f"TensorSpec has library {self.library!r}; expected one of {', '.join(LIBRARIES)}")
         if self.library == "numpy" and self.dtype == "bfloat16":
             raise ValueError('TensorSpec: numpy has no bfloat16; expected library="torch"')
-        if any(size < 0 for size in self.shape):
-            raise ValueError(f"TensorSpec has shape {self.shape}; expected no negative dimension")
+        if self.nbytes > sys.maxsize:
+            raise ValueError(f"TensorSpec has shape {self.shape}; expected no more than {sys.maxsize} bytes")
 
     @classmethod
     def of(cls, tensor: Tensor) -> TensorSpec:
@@ -102,6 +109,51 @@ class TensorSpec:
             return np.empty(self.shape, self.dtype)
         torch = importlib.import_module("torch")
         return torch.empty(self.shape, dtype=getattr(torch, self.dtype))
+
+
+def _sizes(shape: Any) -> tuple[int, ...]:
+    """A shape as a tuple of ints. Raises TypeError or ValueError."""
+    try:
+        if isinstance(shape, (Mapping, AbstractSet)):  # no order of dimensions
+            raise TypeError
+        found = tuple(shape)
+    except TypeError:
+        number = _integer(shape)
+        write = "" if number is None else f"; write shape=({number},)"
+        raise TypeError(
+            f"TensorSpec has shape {shape!r}; expected a tuple of integers, one for each dimension{write}"
+        ) from None
+    sizes = [_integer(size) for size in found]
+    for size, given in zip(sizes, found, strict=True):
+        if size is None:
+            raise TypeError(
+                f"TensorSpec has shape {found}; expected integers, found {given!r} ({type(given).__name__})"
+            )
+        if size < 0:
+            raise ValueError(f"TensorSpec has shape {found}; expected no negative dimension")
+    return tuple(size for size in sizes if size is not None)
+
+
+def _integer(value: Any) -> int | None:
+    """None for what is no integer, as is a bool: numpy takes True for a dimension of 1, which nobody means."""
+    if isinstance(value, (bool, np.bool_)):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _numpy_name(dtype: Any) -> str:
+    """The name of what numpy takes for a dtype. Raises TypeError."""
+    try:
+        if dtype is None:  # numpy takes it for float64
+            raise TypeError
+        return str(np.dtype(dtype).name)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"TensorSpec has dtype {dtype!r}; expected one of {', '.join(DTYPES)}, or a dtype of numpy or torch"
+        ) from None
 
 
 def op_code(op: ReduceOp | str) -> int:
