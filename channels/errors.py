@@ -16,7 +16,7 @@ The root lives in the lowest layer because every layer raises under it; `dagc` r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 __all__ = [
     "ArenaFullError",
@@ -69,12 +69,15 @@ class CommunicatorError(DagcError):
 class MismatchError(CommunicatorError, ValueError):
     """The ranks of a group asked for different things at once. Raised on every rank; no tensor was changed.
 
-    `asked` has what each rank asked for, in words. The group is as before.
+    `asked` has what each rank asked for, in words, and `declined` the ranks that had nothing to give. `cause` is why,
+    in the bytes that the lowest of them gave to `Communicator.decline`, the same on every rank. The group is as before.
     """
 
-    def __init__(self, message: str, asked: Mapping[int, str] | None = None) -> None:
+    def __init__(self, message: str, asked: Mapping[int, str] | None = None, declined: Iterable[int] = ()) -> None:
         super().__init__(message)
         self.asked = dict(asked or {})
+        self.declined = tuple(declined)
+        self.cause = b""
 
 
 class SerializationError(DagcError, TypeError):

@@ -62,6 +62,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     mismatches.every_mismatch_is_told_to_every_rank_and_changes_nothing,
     mismatches.a_mismatch_among_several_tensors_is_told_to_both,
     mismatches.a_rank_that_declines_is_told_to_all,
+    mismatches.every_rank_hears_why_one_declined,
     mismatches.what_no_rank_can_do_is_refused_before_anybody_hears_of_it,
     mismatches.a_first_dimension_that_cannot_be_divided_is_refused_on_every_rank,
     groups.abort_of_a_member_reaches_every_rank_with_its_reason,

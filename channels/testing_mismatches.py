@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from channels.communicators.base import Communicator
 from channels.communicators.tensors import TensorSpec
 from channels.errors import MismatchError
-from channels.testing_group_subject import Subject, caught
+from channels.testing_group_subject import Members, Subject, caught
 from channels.testing_groups import Operation, broken, perform, sum_of_ranks
 from channels.testing_ranks import WATCHDOG
 
@@ -113,6 +113,62 @@ def _declined(communicator: Communicator) -> str:
 
 def _decline(communicator: Communicator) -> None:
     communicator.decline(WATCHDOG)
+
+
+#: As short as can be, of no whole number of words, in one message with what it belongs to, and of many tiles.
+_CAUSES = (b"", b"x", b"why?\0", bytes(range(256)) * 3, b"long" * 300_000 + b"!")
+
+
+def every_rank_hears_why_one_declined(subject: Subject) -> None:
+    for n in subject.world_sizes:
+        with subject.group(n) as members:
+            if not all(members.all(_checks_requests)):
+                return
+            for cause in _CAUSES:
+                _hear(members, {n - 1: cause}, ("allreduce", (4,)))
+            _hear(members, {0: b"the first"}, ("broadcast_0", (50_000,)))
+            if n > 2:  # the lowest of several says it, also if it has nothing to say
+                _hear(members, {1: b"the second", n - 1: b"the last"}, ("allgather", (4,)))
+                _hear(members, {0: b"", 1: b"the second"}, ("allreduce", (100_000,)))
+            assert members.all(_declines, b"all of them") == [None] * n
+            for pair in (("send", (4,)), ("recv", (50_000,))):  # of rank 0 with rank 1, which declines
+                for rank in range(n):
+                    asked = pair if rank == 0 else ("allreduce", (4,))
+                    members.start(rank, *((_declines, b"no partner") if rank == 1 else (_asks, asked)))
+                assert [members.outcome(rank) for rank in range(n)] == [((1,), b"no partner")] * n
+            for rank in range(n):  # nobody declines
+                members.start(rank, _asks, ("allreduce", (4 + (rank == 0),)))
+            assert [members.outcome(rank) for rank in range(n)] == [((), b"")] * n
+            assert members.all(sum_of_ranks) == [n * (n - 1) / 2] * n
+
+
+def _hear(members: Members, causes: Mapping[int, bytes], operation: Operation) -> None:
+    n = len(members.parties)
+    for rank in range(n):
+        members.start(rank, *((_declines, causes[rank]) if rank in causes else (_asks, operation)))
+    expected = tuple(sorted(causes)), causes[min(causes)]
+    for rank in range(n):
+        found = members.outcome(rank)
+        assert found == expected, f"rank {rank} heard {found!r:.200}; expected {expected!r:.200}"
+    assert members.all(sum_of_ranks) == [n * (n - 1) / 2] * n
+
+
+def _asks(communicator: Communicator, operation: Operation) -> tuple[tuple[int, ...], bytes]:
+    """Who declined, and why, as the error of the operation says."""
+    try:
+        value = perform(communicator, operation)
+    except MismatchError as error:
+        return error.declined, error.cause
+    raise AssertionError(f"expected MismatchError, got {value!r}")
+
+
+def _declines(communicator: Communicator, cause: bytes) -> tuple[tuple[int, ...], bytes] | None:
+    """The same of a rank that declines; None if all have."""
+    try:
+        communicator.decline(WATCHDOG, cause)
+    except MismatchError as error:
+        return error.declined, error.cause
+    return None
 
 
 def _mismatched(communicator: Communicator, operation: Operation) -> str:

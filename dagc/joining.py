@@ -1,22 +1,28 @@
 """joiner: an actor's part in a collective, as a function of its value.
 
 Whatever happened to its value, an actor joins: the others wait for it. With a Failure, or with something that is no
-tensor, it declines instead, which fails the collective on every rank and leaves the group as it was. So an exception on
-one rank is an exception of this execution on all of them, and the next one is as good as any.
+tensor, it declines instead, and says why, which fails the collective on every rank and leaves the group as it was. So
+an exception on one rank is that very exception on all of them, of this execution, whichever rank's value is asked for;
+and the next execution is as good as any.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from channels import ChannelBroken, ChannelClosed, Failure
 from channels.communicators import Communicator
 from channels.errors import MismatchError
+from channels.failures import describe
+from channels.serialize import pack, unpack
 from dagc.program import Join
+from runtime.errors import add_note
 
 __all__ = ["joiner"]
+
+#: Characters of an exception in the reason of an abort, which has to fit into a message.
+_REASON = 1000
 
 
 def joiner(
@@ -30,24 +36,39 @@ def joiner(
 
     def join(value: Any, execution: int) -> Any:
         if type(value) is Failure:
-            _decline(communicator)
-            return value
+            return decline(value, execution)
         try:
             return collective(value)
         except (ChannelClosed, ChannelBroken):
             raise
         except MismatchError as error:
-            return report(error, execution)
+            if not error.cause:
+                return report(error, execution)
+            return noted(unpack(error.cause), error, execution)
         except Exception as error:  # noqa: BLE001 - no tensor, or one that the transport cannot take
-            _decline(communicator)
-            return report(error, execution)
+            return decline(report(error, execution), execution)
+
+    def decline(failure: Failure, execution: int) -> Failure:
+        if not communicator.checks_requests:
+            # To decline there is to abort, and this rank knows a better reason.
+            communicator.abort(
+                f"rank {communicator.rank} had nothing for {step.group}, execution {execution}, and "
+                f"{communicator.transport} has no way to tell the others: {describe(failure.error)[:_REASON]}"
+            )
+            return failure
+        try:
+            communicator.decline(cause=pack(failure))
+        except MismatchError as error:
+            return noted(failure, error, execution)  # its own, also if a lower rank declined, too
+        return failure  # all declined: nothing was kept from running here
+
+    def noted(failure: Failure, error: MismatchError, execution: int) -> Failure:
+        declined = ", ".join(map(str, error.declined))
+        ranks = f"rank{'s' if len(error.declined) > 1 else ''} {declined}"
+        add_note(failure.error, f"kept {step.group} from running on any rank, execution {execution}: {ranks} declined")
+        return failure
 
     return join
-
-
-def _decline(communicator: Communicator) -> None:
-    with suppress(MismatchError):  # every rank raises it; this one knows the cause
-        communicator.decline()
 
 
 def _collective(step: Join, communicator: Communicator) -> Callable[[Any], Any]:

@@ -230,8 +230,8 @@ def test_from_the_cpu_to_a_gpu(gpus: list[Any], host: Any) -> None:
         assert dagc.get(graph.execute(torch.ones(4, 8), 2), timeout=WATCHDOG) == [(True, 32.0), (True, 64.0)]
     with InputNode() as n:
         out = host.where.bind(gpus[0].make.bind(n).with_tensor_transport(device="cuda"))
-    with dagc.compile(out, timeout=WATCHDOG) as graph, pytest.raises(RuntimeError, match="finds none here"):
-        graph.execute(1).get(timeout=WATCHDOG)
+    with pytest.raises(dagc.GraphError, match=r"device='cuda', but \w+ has no GPU"):
+        dagc.compile(out)
 
 
 # ---- collectives ----
@@ -265,10 +265,8 @@ def test_what_goes_wrong_on_one_rank_is_told_to_all(gpus: list[Any]) -> None:
     with dagc.compile(MultiOutputNode(out), timeout=WATCHDOG) as graph:
         for n, refs in enumerate([graph.execute(n) for n in range(5)]):
             if n == 2:
-                with pytest.raises(KeyError, match="n=2"):
-                    refs[0].get(timeout=WATCHDOG)
-                for ref in refs[1:]:
-                    with pytest.raises(dagc.MismatchError, match="rank 0: nothing: it declined"):
+                for ref in refs:
+                    with pytest.raises(KeyError, match="n=2"):
                         ref.get(timeout=WATCHDOG)
             else:
                 assert dagc.get(refs, timeout=WATCHDOG) == [32.0 * (3 * n + 3)] * 3
@@ -278,9 +276,9 @@ def test_what_goes_wrong_on_one_rank_is_told_to_all(gpus: list[Any]) -> None:
     with dagc.compile(MultiOutputNode(out), timeout=WATCHDOG) as graph:
         for n, refs in enumerate([graph.execute(n) for n in range(5)]):
             if n in (2, 3):
-                for rank, ref in enumerate(refs):
-                    kind: Any = TypeError if (n, rank) == (3, 0) else dagc.MismatchError
-                    with pytest.raises(kind, match="rank 0: allreduce sum of float32" if n == 2 else "str|declined"):
+                kind, text = (dagc.MismatchError, "rank 0: allreduce sum of float32") if n == 2 else (TypeError, "str")
+                for ref in refs:
+                    with pytest.raises(kind, match=text):
                         ref.get(timeout=WATCHDOG)
             else:
                 assert dagc.get(refs, timeout=WATCHDOG) == [96.0 * n] * 3

@@ -23,6 +23,7 @@ from typing import ClassVar
 import numpy as np
 
 from channels.communicators.base import Communicator, GroupHandle, Transport
+from channels.communicators.declines import with_cause
 from channels.communicators.memory import check_overlap
 from channels.communicators.requests import PACKED, PAIRED, Kind, Request, mismatch
 from channels.communicators.shm import ShmTransport
@@ -167,8 +168,8 @@ class AgreedCommunicator(Communicator):
         request = _request(Kind.BROADCAST, spec, peer=root)
         return self._agreed(request, lambda left: self._inner.broadcast(tensor, root, left), timeout)
 
-    def decline(self, timeout: float | None = None) -> None:
-        self._agree(Request(Kind.DECLINE, 0, ()), timeout)
+    def decline(self, timeout: float | None = None, cause: bytes = b"") -> None:
+        self._agree(Request(Kind.DECLINE, 0, ()), timeout, cause)
 
     # ---- the rest ----
 
@@ -200,25 +201,28 @@ class AgreedCommunicator(Communicator):
 
     # ---- inside ----
 
-    def _agree(self, request: Request, timeout: float | None) -> None:
+    def _agree(self, request: Request, timeout: float | None, cause: bytes = b"") -> None:
         """Returns when all ranks ask for the same, or the peer for the other half. Raises MismatchError on all of them
         if they do not."""
         try:
+            asked, same = self._ask(request, timeout)
+            if not same:
+                raise with_cause(self._by, mismatch(self.name, asked), cause, timeout)
+        except (ChannelBroken, ChannelClosed, TimeoutError) as failed:
+            self._inner.abort(f"rank {self.rank} in {request}: {failed}")
+            raise
+
+    def _ask(self, request: Request, timeout: float | None) -> tuple[dict[int, Request], bool]:
+        """What the ranks ask for that take part, and whether it fits together."""
+        try:
             if request.kind in PAIRED:
                 theirs = self._exchange(request, timeout)
-                asked = {self.rank: request, request.peer: theirs}
-                same = request.meets(self.rank, theirs, request.peer)
-            else:
-                asked = self._gather(request, timeout)
-                same = not asked
+                return {self.rank: request, request.peer: theirs}, request.meets(self.rank, theirs, request.peer)
+            asked = self._gather(request, timeout)
+            return asked, not asked
         except MismatchError:
             # A send met an operation of all. Every rank knows that now, and asks what it was.
-            asked, same = self._gather(request, timeout), False
-        except (ChannelBroken, ChannelClosed, TimeoutError) as error:
-            self._inner.abort(f"rank {self.rank} in {request}: {error}")
-            raise
-        if not same:
-            raise mismatch(self.name, asked)
+            return self._gather(request, timeout), False
 
     def _gather(self, request: Request, timeout: float | None) -> dict[int, Request]:
         """What each rank asks for; nothing if it is the same."""

@@ -19,7 +19,8 @@ Every implementation passes `channels.testing_communicators.check_communicator`.
    dtype, what overflows halfway depends on the order, and a minimum or maximum may ignore a NaN, as C's fmin and fmax.
 6. If the ranks ask for different things (shape, dtype, op, root, another operation), every one of them raises
    MismatchError, which says what each rank asked for; no tensor was changed, and the group is as before. So where
-   `checks_requests` is true; elsewhere such a program has no defined result.
+   `checks_requests` is true; elsewhere such a program has no defined result. If somebody declined, its `cause` is on
+   every rank what the lowest rank that did gave to `decline`.
 7. What no rank could do (a tensor of another dtype, an unknown op, an `out` that does not fit) is a TypeError or
    ValueError before the others hear of it: they wait on.
 8. `abort`, of any member in any thread or of the creator, wakes every rank wherever it waits. From then on every
@@ -177,11 +178,12 @@ class Communicator(ABC):
         The root gives a tensor, and gets it back.
         """
 
-    def decline(self, timeout: float | None = None) -> None:  # noqa: ARG002 - of those who have a way to tell
+    def decline(self, timeout: float | None = None, cause: bytes = b"") -> None:  # noqa: ARG002 - of who can tell
         """Take part in the next operation of all ranks without a tensor, because there is none.
 
-        Every rank raises MismatchError, which says that this one declined, and the group is as before; if all decline
-        nothing happens. Where requests are not checked nobody would find out, so there it aborts the group.
+        Every rank raises MismatchError, which says that this one declined and brings `cause` (rule 6), and the group is
+        as before; if all decline nothing happens. Where requests are not checked nobody would find out, so there it
+        aborts the group.
         """
         self.abort(f"rank {self.rank} declined an operation, and {self.transport} has no way to tell the others")
 

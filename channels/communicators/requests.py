@@ -105,7 +105,8 @@ def mismatch(name: str, asked: Mapping[int, Request]) -> MismatchError:
         ranks.setdefault(str(request), []).append(rank)
     parts = "; ".join(f"{_ranks(some)}: {text}" for text, some in ranks.items())
     texts = {rank: str(request) for rank, request in asked.items()}
-    return MismatchError(f"communicator {name}: the ranks asked for different things at once: {parts}", texts)
+    declined = [rank for rank, request in sorted(asked.items()) if request.kind is Kind.DECLINE]
+    return MismatchError(f"communicator {name}: the ranks asked for different things at once: {parts}", texts, declined)
 
 
 def _ranks(ranks: Sequence[int]) -> str:

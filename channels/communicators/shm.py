@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from channels import _ring, shm
 from channels.communicators.base import Communicator, GroupHandle, Transport
+from channels.communicators.declines import with_cause
 from channels.communicators.tensors import (
     DTYPES,
     Memory,
@@ -185,9 +186,9 @@ class ShmCommunicator(Communicator):
         self._run(_BROADCAST, dtype, 0, root, shape, None, memory, timeout)
         return into
 
-    def decline(self, timeout: float | None = None) -> None:
+    def decline(self, timeout: float | None = None, cause: bytes = b"") -> None:
         # To join once more is what no other operation asks for; if all do, they have only met.
-        self._run(_JOIN, 0, 0, 0, (), None, None, timeout)
+        self._run(_JOIN, 0, 0, 0, (), None, None, timeout, cause)
 
     def abort(self, reason: str) -> None:
         self._member.abort(_reason(reason))
@@ -208,10 +209,12 @@ class ShmCommunicator(Communicator):
         source: Memory,
         into: Memory,
         timeout: float | None,
+        cause: bytes = b"",
     ) -> None:
         asked = self._member.run(kind, dtype, op, peer, shape, source, into, timeout)
         if asked is not None:
-            raise _mismatch(self.name, asked)
+            # No name for it: a frame that holds what it raises is garbage of which only the collector gets rid.
+            raise with_cause(self, _mismatch(self.name, asked), cause, timeout)
 
 
 def _result(out: Tensor, dtype: int, shape: tuple[int, ...]) -> Memory:
@@ -230,7 +233,8 @@ def _mismatch(name: str, asked: Sequence[_Asked]) -> MismatchError:
     for rank, text in texts.items():
         ranks.setdefault(text, []).append(rank)
     parts = "; ".join(f"{_ranks(some)}: {text}" for text, some in ranks.items())
-    return MismatchError(f"communicator {name}: the ranks asked for different things at once: {parts}", texts)
+    declined = [rank for rank, kind, *_ in asked if kind == _JOIN]
+    return MismatchError(f"communicator {name}: the ranks asked for different things at once: {parts}", texts, declined)
 
 
 def _text(request: _Asked) -> str:

@@ -1,7 +1,7 @@
 """The contract of communicators, kept by a transport whose ranks agree before they begin.
 
-Both halves are shared memory here, so whatever is wrong is wrong with the agreement; over NCCL it is checked in
-test_communicators_nccl.py.
+Both halves are shared memory here, so whatever is wrong is wrong with the agreement; over NCCL the checks of mismatches
+are in test_communicators_nccl.py.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 from channels.base import Failure
+from channels.communicators import AgreedTransport
 from channels.errors import ChannelBroken, ChannelTimeout
 from channels.testing_communicators import CHECKS, WATCHDOG, Party, ProcessParty, Subject, ThreadParty
 from tests import fakes_nccl, nccl_ranks, ranks
@@ -55,6 +56,12 @@ def test_rule(check: Callable[[Subject], None], parties: Sequence[Party]) -> Non
 def test_rule_in_threads(check: Callable[[Subject], None]) -> None:
     """A process may have several devices, each with a communicator of its own."""
     check(Subject(FakeNcclTransport(), [ThreadParty() for _ in range(3)]))
+
+
+@pytest.mark.parametrize("check", [check for check in CHECKS if check.__module__ == "channels.testing_mismatches"])
+def test_rule_where_the_ranks_agree_on_the_host(check: Callable[[Subject], None], parties: Sequence[Party]) -> None:
+    """As in a graph: NCCL itself finds no mismatch, and has no way to decline."""
+    check(Subject(AgreedTransport(FakeNcclTransport()), parties))
 
 
 # ---- streams ----

@@ -7,6 +7,8 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 
 from channels import _ring
 from channels.communicators import DTYPES, ReduceOp, ShmTransport, TensorSpec, transport
+from channels.communicators.gloo import links
 from channels.communicators.shm import MAX_WORLD_SIZE, ShmCommunicator
 from channels.communicators.tensors import op_code, readable, writable
 from channels.errors import ChannelBroken, ChannelClosed, CommunicatorError, DagcError, MismatchError
@@ -374,10 +377,28 @@ def test_a_communicator_that_was_destroyed_is_closed(alone: ShmCommunicator) -> 
         alone.allreduce(np.ones(1))
 
 
+def test_a_wait_of_gloo_is_no_shorter_than_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gloo counts whole milliseconds; an end before the deadline would be taken for that of the connection."""
+    now = 100.0
+    monkeypatch.setattr(links, "time", SimpleNamespace(monotonic=lambda: now))
+
+    class Work:
+        def wait(self, patience: timedelta) -> None:
+            nonlocal now
+            now += patience // timedelta(milliseconds=1) / 1000
+            raise RuntimeError("Timed out waiting 49ms for recv operation to complete")
+
+    for timeout in (0.0, 0.0004, 0.001, 0.0499, 0.05, 1.0):
+        with pytest.raises(links.Late):
+            links.Links.finish(object.__new__(links.Links), [links.Transfer(Work(), 1)], now + timeout)
+
+
 def test_a_mismatch_says_who_asked_for_what_also_after_pickling() -> None:
-    error = MismatchError("they differ", {0: "this", 1: "that"})
+    error = MismatchError("they differ", {0: "this", 1: "that"}, [1])
+    error.cause = b"why"
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.asked, type(again)) == ("they differ", {0: "this", 1: "that"}, MismatchError)
+    assert (again.declined, again.cause) == ((1,), b"why")
     assert isinstance(error, CommunicatorError)
     assert isinstance(error, ValueError)
     assert issubclass(CommunicatorError, DagcError)

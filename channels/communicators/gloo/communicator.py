@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from channels.communicators.base import Communicator
 from channels.communicators.coordination.interrupts import Stand
 from channels.communicators.coordination.membership import VERDICT_S, Membership
+from channels.communicators.declines import with_cause
 from channels.communicators.gloo.direct import STALL_S, Direct, reduce
 from channels.communicators.gloo.links import Late, Links, Lost
 from channels.communicators.gloo.rounds import Answer, NotThere, Rounds
@@ -195,9 +196,9 @@ class GlooCommunicator(Communicator):
         self._run(request, self._others, move, timeout)
         return result
 
-    def decline(self, timeout: float | None = None) -> None:
+    def decline(self, timeout: float | None = None, cause: bytes = b"") -> None:
         request = Request(Kind.DECLINE, 0, ())
-        self._run(request, self._others, lambda deadline: self._agree(request, deadline), timeout)
+        self._run(request, self._others, lambda deadline: self._agree(request, deadline), timeout, cause)
 
     # ---- inside ----
 
@@ -205,7 +206,14 @@ class GlooCommunicator(Communicator):
     def _others(self) -> list[int]:
         return [rank for rank in range(self.world_size) if rank != self.rank]
 
-    def _run(self, request: Request, peers: list[int], move: _Move, timeout: float | None) -> None:
+    def _run(self, request: Request, peers: list[int], move: _Move, timeout: float | None, cause: bytes = b"") -> None:
+        try:
+            self._run_alone(request, peers, move, timeout)
+        except MismatchError as error:
+            with_cause(self, error, cause, timeout)
+            raise
+
+    def _run_alone(self, request: Request, peers: list[int], move: _Move, timeout: float | None) -> None:
         check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self._busy.acquire(blocking=False):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,7 +104,8 @@ class Links:
         """Wait for all of them. Raises Late or Lost, and then the connections are of no use any more."""
         for transfer in transfers:
             limit = remaining(deadline)
-            patience = _FOREVER if limit is None else max(_LEAST, timedelta(seconds=limit))
+            # gloo drops what is no whole millisecond, and an end before the deadline would look like a lost connection.
+            patience = _FOREVER if limit is None else timedelta(milliseconds=math.floor(limit * 1000)) + _LEAST
             try:
                 transfer.work.wait(patience)
             except RuntimeError as error:
