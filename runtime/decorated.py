@@ -3,6 +3,7 @@
 Pickle cannot find a decorated class or function under its own name any more, and would send it by value, with a copy of
 all that its code uses of its module. So what travels is the decorated thing, by name. `__main__` is another module
 elsewhere, so what is in it does go by value, and so does what has no name in its module: a lambda, a local function.
+In a child that multiprocessing spawns the script is `__mp_main__`, which is nowhere else either.
 """
 
 from __future__ import annotations
@@ -10,7 +11,18 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-__all__ = ["Decorated", "travelling"]
+import cloudpickle
+
+__all__ = ["Decorated", "script_by_value", "travelling"]
+
+_SPAWNED = "__mp_main__"
+_SCRIPTS = ("__main__", _SPAWNED)
+
+
+def script_by_value() -> None:
+    """What the script of this process defines travels by value. Of `__main__` cloudpickle does that by itself."""
+    if _SPAWNED in sys.modules:
+        cloudpickle.register_pickle_by_value(sys.modules[_SPAWNED])
 
 
 class Decorated:
@@ -37,7 +49,7 @@ class Decorated:
 def travelling(target: Any) -> Any:
     """What to pickle in place of a class or function: the Decorated that stands under its name, if there is one, else
     itself."""
-    found: Any = sys.modules.get(target.__module__) if target.__module__ != "__main__" else None
+    found: Any = sys.modules.get(target.__module__) if target.__module__ not in _SCRIPTS else None
     for name in target.__qualname__.split("."):
         found = getattr(found, name, None)
     return found if isinstance(found, Decorated) and found.__wrapped__ is target else target

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from channels.serialize import unpack
 from runtime.arguments import pack_arguments
 from runtime.calls import ActorHandle, BoundCall, methods_of
 from runtime.conformance import check_engine
 from runtime.current import inside
+from runtime.deaths import death_error
 from runtime.decorated import travelling
 from runtime.engine import ActorInfo, ActorOptions, Loop, LoopFunction
 from runtime.errors import ActorDiedError, EngineError, GraphError, not_started
@@ -28,7 +29,6 @@ from runtime.tasks import TaskPool
 from runtime.watches import DeathWatch
 
 if TYPE_CHECKING:
-    from channels.base import Failure
     from runtime.messages import Request
     from runtime.refs import ObjectRef
 
@@ -66,13 +66,7 @@ class _ThreadActor:
     def die(self, reason: str, cause: bytes = b"") -> None:
         """Nobody hears of it any more. A thread cannot be killed: what it is executing goes on to its end."""
 
-        def death() -> ActorDiedError:
-            error = ActorDiedError(self.label, os.getpid(), reason)
-            if cause:
-                failure: Failure = unpack(cause)
-                error.__cause__ = failure.unwrap()
-            return error
-
+        death = partial(death_error, self.label, os.getpid(), reason, cause)
         with self._lock:
             if self.death is not None:
                 return
@@ -110,7 +104,7 @@ class _ThreadActor:
     def _main(self, payload: bytes, values: tuple[bytes, ...]) -> None:
         failure = self.host.construct(payload, values)
         if failure is not None:
-            self.die("its constructor raised an exception", failure)
+            self.die("its constructor raised", failure)
             return
         self.started.set()
         self.host.run()

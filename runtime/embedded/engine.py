@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.arguments import pack_arguments
 from runtime.calls import ActorHandle, BoundCall, methods_of
-from runtime.decorated import travelling
+from runtime.decorated import script_by_value, travelling
 from runtime.embedded import control_pb2 as pb
 from runtime.embedded.control import ControlThread, Delivery
 from runtime.embedded.environment import node_id, visible_gpus
@@ -67,6 +67,7 @@ class EmbeddedEngine:
         resources: Mapping[str, float] | None = None,
     ) -> EmbeddedEngine:
         """Start a session of this process's own."""
+        script_by_value()
         folder = SessionFolder.create()
         control = ControlThread()
         offer = Resources(

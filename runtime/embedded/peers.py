@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from channels.errors import DagcError
-from channels.serialize import unpack
+from runtime.deaths import death_error
 from runtime.embedded import control_pb2 as pb
 from runtime.embedded import rpc
 from runtime.errors import ActorDiedError, EngineError
@@ -18,7 +18,6 @@ from runtime.line import Line
 from runtime.messages import Reply, Request
 
 if TYPE_CHECKING:
-    from channels.base import Failure
     from runtime.calls import ActorHandle
     from runtime.embedded.control import ControlThread, Delivery
     from runtime.embedded.folder import SessionFolder
@@ -33,12 +32,8 @@ _LAST_WORDS_S = 0.2
 
 
 def died(death: pb.Death) -> ActorDiedError:
-    """The error for a death; a new one each time, because each raise writes into it. May run user code (unpickling)."""
-    error = ActorDiedError(death.label, death.pid, death.reason)
-    if death.cause:
-        failure: Failure = unpack(death.cause)
-        error.__cause__ = failure.unwrap()
-    return error
+    """The error for a death, as `death_error`."""
+    return death_error(death.label, death.pid, death.reason, death.cause)
 
 
 class Peers:

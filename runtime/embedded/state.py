@@ -181,7 +181,7 @@ class State:
         """Its constructor returned, or raised (`failure` is not empty)."""
         record = self._known(actor)
         if failure:
-            return self._doom(record, "its constructor raised an exception", failure)
+            return self._doom(record, "its constructor raised", failure)
         if record.phase is not _Phase.STARTING:
             return []
         record.phase = _Phase.ALIVE

@@ -106,7 +106,7 @@ def test_report_tells_what_the_users_code_raised(folder: Path) -> None:
     assert "line 13, in fail\n    raise KeyError(x)" in done.stderr
     done = dagc(folder, "report", "pipeline:broken", "--input", "7")
     assert done.returncode == 1
-    assert "its constructor raised an exception" in done.stderr
+    assert "its constructor raised: " in done.stderr
     assert "because of ValueError: no weights" in done.stderr
     assert not (folder / "run.html").exists()
 

@@ -328,7 +328,7 @@ def test_death_while_a_child_holds_the_sockets(fresh: Any) -> None:
 def test_constructor_failure() -> None:
     handle = Remote.remote("no weights")
     death = _death(handle.pid.remote())
-    assert death.reason == "its constructor raised an exception"
+    assert death.reason == "its constructor raised: LookupError: no weights"
     assert isinstance(death.__cause__, LookupError)
     assert "in __init__" in str(death.__cause__.__cause__)
     (info,) = current.engine().describe([handle])

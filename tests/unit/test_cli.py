@@ -261,6 +261,7 @@ def waits(): dagc.get(Stage.remote().forward.remote(1))
 def typo(): return Stage.remote().forwrd.bind(1)
 def nothing(): build()
 def several(): return [build()]
+def compiles(): return dagc.compile(build())
 """
 
 
@@ -289,8 +290,9 @@ def test_explain_predicts(module: Callable[[str], str], tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        ("starts", "neither call dagc.init() nor wait for a value."),
-        ("waits", "neither call dagc.init() nor wait for a value."),
+        ("starts", "but not compile it, call dagc.init() or wait for a value."),
+        ("waits", "but not compile it, call dagc.init() or wait for a value."),
+        ("compiles", "cannot run a compiled graph on Stage("),
         ("typo", "dagc explain: NoSuchMethodError: actor Stage has no method 'forwrd'"),
         ("nothing", "returned None; expected a DAG that is not compiled"),
         ("several", "GraphError: the output is a list; for several results write MultiOutputNode"),
@@ -323,7 +325,7 @@ def test_a_remote_traceback_is_told_whole() -> None:
 
 
 def test_a_cause_is_told() -> None:
-    error = ActorDiedError("Stage(a)", 7, "its constructor raised an exception")
+    error = ActorDiedError("Stage(a)", 7, "its constructor raised: KeyError: 1")
     error.__cause__ = ValueError("bad")
     assert told(error) == f"ActorDiedError: {error}\n\nbecause of ValueError: bad"
 
@@ -353,6 +355,7 @@ def run(*arguments: str) -> int:
         (["report", "a:b", "--input", "x=1", "--input", "x=2"], "argument --input: the input 'x' is given twice"),
         (["report", "a:b", "--input", "1", "--input-from", "a:b"], "not allowed with argument"),
         (["report", "a:b", "--executions", "many"], "argument --executions: 'many'; expected a whole number"),
+        (["report", "a:b", "--out", "run.pdf"], "argument --out: cannot write a report to 'run.pdf': it is a page"),
         (["report", "a:b", "--out", "."], "argument --out: '.' is a folder; expected the name of a file"),
         (["bench", "--seconds", "61"], "argument --seconds: '61'; expected seconds, above 0 and at most 60"),
         (["bench", "--seconds", "soon"], "argument --seconds: 'soon'; expected seconds"),

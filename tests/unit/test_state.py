@@ -62,7 +62,7 @@ def test_failed_constructor() -> None:
     state.hello(A, 41, WORKER)
     assert state.describe([A], DRIVER, 1) == []
     assert state.built(A, b"failure") == [Kill(A)]
-    death = Death(A, "Stage(a)", 41, "its constructor raised an exception", b"failure")
+    death = Death(A, "Stage(a)", 41, "its constructor raised", b"failure")
     (answer,) = state.exited(A, "killed by SIGKILL")
     assert isinstance(answer, Described)
     assert answer.views[0].death == death
