@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 from channels.communicators import ReduceOp, Transport
 from dagc.bind import InputNode, InputPart
-from dagc.errors import GraphError
+from dagc.errors import GraphError, WrongArgumentsError
 from runtime.calls import BoundCall, BoundReturn, DagNode, next_order
 from runtime.tensor_transport import TRANSPORTS, TensorTransport
 
@@ -68,7 +68,7 @@ class Collective:
     def bind(
         self,
         nodes: Sequence[Any],
-        *,
+        *more: NoReturn,
         op: str | ReduceOp | None = None,
         root: int | None = None,
         transport: Any = "auto",
@@ -79,9 +79,12 @@ class Collective:
         whose value all get, 0 by default. transport: "shm", "nccl", "gloo", a Transport of your own, or
         "auto": NCCL if each rank has a GPU of its own, else shared memory.
 
-        Raises GraphError for nodes that are no results of calls, and for an option that makes no sense.
+        Raises GraphError for nodes that are no results of calls, and for an option that makes no sense;
+        WrongArgumentsError for more than the nodes without a name.
         """
         name = f"{self._kind}.bind"
+        if more:
+            raise WrongArgumentsError(f"{name}: {len(more) + 1} arguments; {self._instead(nodes, more)}")
         if not isinstance(nodes, (list, tuple)) or not nodes:
             raise GraphError(f"{name}({nodes!r}); expected a list of nodes, one of each rank's actor")
         for i, node in enumerate(nodes):
@@ -107,6 +110,13 @@ class Collective:
             self._kind, tuple(nodes), chosen if self._reduces else "", root or 0, transport, next_order()
         )
         return tuple(CollectiveValue(made, rank) for rank in range(len(nodes)))
+
+    def _instead(self, nodes: Any, more: tuple[Any, ...]) -> str:
+        """What to write for several arguments."""
+        if isinstance(nodes, DagNode):
+            return f"put the nodes into one list, {self._kind}.bind([a, b])"
+        option = f"op={more[0]!r}" if self._reduces else f"root={more[0]!r}" if self._has_root else "transport=..."
+        return f"options are keywords, {self._kind}.bind([a, b], {option})"
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         raise GraphError(f"{self._kind}(...) cannot be called; write {self._kind}.bind([a, b]) for nodes of a DAG")

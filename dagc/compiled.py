@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +26,11 @@ from channels import ChannelBroken, ChannelClosed, Failure, empty
 from channels.shm import trim
 from dagc.draw import svg_text, visualize
 from dagc.ending import REASON_SECONDS, Ending
-from dagc.errors import GetTimeoutError, GraphClosedError, GraphError
+from dagc.errors import GetTimeoutError, GraphClosedError, GraphError, WrongArgumentsError
 from dagc.explain import explain
 from dagc.graph import Graph
 from dagc.inflight import Window
-from dagc.inputs import check_inputs, take
+from dagc.inputs import check_inputs, of_items, take
 from dagc.install import Installation
 from dagc.options import CompileOptions
 from dagc.placement import Placement
@@ -38,7 +38,7 @@ from dagc.plan import Plan
 from dagc.prediction.predict import Prediction, predict
 from dagc.program import DriverProgram, InputAccess
 from dagc.receive import Receiver
-from dagc.refs import ResultRef
+from dagc.refs import PENDING, ResultRef
 from dagc.report import write_report
 from dagc.self_wait import self_wait
 from dagc.statistics import GraphStatistics
@@ -46,6 +46,7 @@ from dagc.timing.collect import collect_trace
 from dagc.timing.costs import Costs
 from dagc.timing.trace import Trace
 from runtime.engine import Engine
+from runtime.timeouts import check_timeout
 
 __all__ = ["CompiledGraph", "open_graphs"]
 
@@ -97,6 +98,7 @@ class CompiledGraph:
         self._installation = installation
         self._engine = engine
         self._timeout = options.timeout
+        self._pid = os.getpid()
         self._submit = threading.Lock()
         self._teardown = threading.Lock()
         self._torn_down = False
@@ -168,16 +170,17 @@ class CompiledGraph:
     def map(self, inputs: Iterable[Any], *, progress: bool = False) -> Iterator[Any]:
         """The results of many executions, in the order of `inputs`, with at most `max_inflight` under way or unread.
 
-        An input is the argument of `execute`; for a graph with several positional arguments, a tuple of them. Yields a
-        value, or with a MultiOutputNode a list of them; raises what an execution raised, at its turn. `progress` draws
-        a bar on standard error; it needs the package rich.
+        An input is the argument of `execute`; for a graph with several positional arguments, a tuple of them; for one
+        with keyword arguments alone, a dict of them. Yields a value, or with a MultiOutputNode a list of them; raises
+        what an execution raised, at its turn, and WrongArgumentsError for an input of another kind. `progress` draws a
+        bar on standard error; it needs the package rich.
         """
-        several = self._driver.positional > 1
+        execute = of_items(self.name, self._driver.positional, self._driver.keywords, self.execute)
         under_way: deque[Any] = deque()
         for item in _with_bar(inputs, self.name) if progress else inputs:
             if len(under_way) >= self._window.limit:
                 yield _get_all(under_way.popleft())
-            under_way.append(self.execute(*item) if several else self.execute(item))
+            under_way.append(execute(item))
         while under_way:
             yield _get_all(under_way.popleft())
 
@@ -199,11 +202,11 @@ class CompiledGraph:
         try:
             if self._plain:
                 # One argument in, one value out, without lists: half of what an echo costs its caller.
-                ref = ResultRef(self._receivers[0], execution)
+                ref = ResultRef(self._receivers[0], execution, PENDING, self)
                 window.begin_one(ref)
                 self._write(args[0], execution)
                 return ref
-            refs = [ResultRef(receiver, execution) for receiver in self._receivers]
+            refs = [ResultRef(receiver, execution, PENDING, self) for receiver in self._receivers]
             window.begin(refs)
             for write, access in self._writes:
                 write(args[0] if access is _WHOLE else take(access, args, kwargs), execution)
@@ -271,12 +274,14 @@ class CompiledGraph:
             found.save(path)
         return found
 
-    def predict(self, costs: Costs | Mapping[str, float] | None = None, *, cores: int | None = None) -> Prediction:
+    def predict(
+        self, costs: Costs | float | Mapping[str, float] | None = None, *, cores: int | None = None
+    ) -> Prediction:
         """What latency, throughput and idle shares the plan would have with these costs, on so many cores.
 
-        costs: by default those of the trace; or seconds, by the names of the calls. cores: by default those that this
-        process may use. Raises GraphError for costs of calls that there are not, or without any executions to learn
-        from.
+        costs: by default those of the trace; or seconds, of every call or by the names of the calls. cores: by default
+        those that this process may use. Raises GraphError for costs of calls that there are not, or without any
+        executions to learn from.
         """
         return predict(self._plan, self.trace().costs() if costs is None else costs, cores=cores)
 
@@ -284,7 +289,7 @@ class CompiledGraph:
         """Write one page of HTML about what ran: the graph, the schedule as it was and as predicted, ops, channels.
 
         Of a graph that was compiled with trace=True; before its first execution the page says what to do. Raises
-        GraphError without trace=True.
+        GraphError without trace=True, and for a path that ends neither in .html nor in .htm.
         """
         trace = self.trace()
         executed = all(len(party.executions) for party in trace.parties.values())
@@ -318,19 +323,36 @@ class CompiledGraph:
         state = "running" if reason is None else f"ended: {reason}"
         return f"CompiledGraph({self.name}, {len(self._graph.actors)} actors, {state})"
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{self!r} cannot be pickled: a compiled graph belongs to the process that compiled it; pass values, "
+            "or compile it inside the actor"
+        )
+
     def _taken_of(self, name: str) -> Callable[[], int]:
         channel, index = self._installation.channels[name], self._driver.reads[name]
         return lambda: channel.statistics().read[index]
 
     # ---- ending ----
 
-    def teardown(self, timeout: float = 30.0) -> None:
+    def teardown(self, timeout: float = 30.0, **unknown: NoReturn) -> None:
         """End the graph; its actors live on and may be in other graphs. May be called twice.
 
         Executions under way are finished, and their refs can still be got. An actor whose method does not return within
         `timeout` seconds is named in a RuntimeWarning; its results fail with GraphClosedError. A graph that failed
         before has nothing to finish: then no busy actor is waited for, for longer than a second.
+
+        In a process that was forked from the one that compiled the graph it does nothing: it is not its graph to end.
+        Raises WrongArgumentsError for a timeout that is no number of seconds.
         """
+        if unknown:
+            raise WrongArgumentsError(
+                f"teardown has no option {next(iter(unknown))!r}; it takes timeout. Actors live on: write "
+                "dagc.kill(actor) for each that shall end"
+            )
+        check_timeout(timeout, for_ever=False)
+        if os.getpid() != self._pid:
+            return
         with self._teardown:
             if self._torn_down:
                 return
@@ -377,7 +399,7 @@ class CompiledGraph:
         self.teardown(1.0 if error is not None else 30.0)
 
     def __del__(self) -> None:
-        if getattr(self, "_torn_down", True):
+        if getattr(self, "_torn_down", True) or os.getpid() != self._pid:
             return
         self._ending.unwatch()
         self._installation.break_(f"graph {self.name} was dropped without a teardown")

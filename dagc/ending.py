@@ -8,8 +8,10 @@ alive.
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
@@ -17,6 +19,7 @@ from typing import Any
 
 from channels import ChannelBroken, ChannelStatistics
 from dagc.errors import ActorDiedError, GraphClosedError
+from dagc.halted import Halted
 from dagc.inflight import Window
 from dagc.install import DEATH_SECONDS, Installation
 from dagc.plan import Plan
@@ -43,8 +46,10 @@ class Ending:
         engine: Engine,
     ) -> None:
         self._plan = plan
+        self._pid = os.getpid()
         self._installation = installation
-        self._window = window
+        # Weakly: refs that wait in it hold the CompiledGraph.
+        self._window = weakref.ref(window)
         self._lock = threading.Lock()
         #: Why nothing can be executed any more.
         self.reason: BaseException | None = None
@@ -52,6 +57,7 @@ class Ending:
         self.failed = threading.Event()
         #: Reports a loop whose group broke, unless a death explains it meanwhile.
         self._broken: threading.Timer | None = None
+        self._halted = Halted(handles, engine)
         self._labels = {handle._actor_id: name for name, handle in handles.items()}
         self._watch = engine.watch(list(handles.values()), self._on_death)
         for actor, loop in installation.loops.items():
@@ -77,6 +83,13 @@ class Ending:
 
     def fault(self, found: BaseException | None = None) -> BaseException:
         """The error for whoever wants something of a graph that has ended; `found`: what its channel raised."""
+        if os.getpid() != self._pid:
+            forked = GraphClosedError(
+                f"graph {self._plan.name} was compiled in process {self._pid}, of which this one is a fork; "
+                "start the process with spawn instead, and compile there"
+            )
+            forked.__cause__ = found
+            return forked
         # A loop that fails closes its channels first and reports why a moment later: wait for the reason.
         if self.reason is None and not self.failed.wait(REASON_SECONDS):
             unknown = GraphClosedError(f"graph {self._plan.name}: its channels ended unexpectedly: {found}")
@@ -113,11 +126,13 @@ class Ending:
     def _oldest_of(self, actors: Sequence[str]) -> int:
         """The first execution that one of these actors is not through with."""
         counted = self.channel_statistics()
-        for execution in range(self._window.finished + 1, self._window.begun):
+        window = self._window()
+        assert window is not None, "the graph waits for its loops"
+        for execution in range(window.finished + 1, window.begun):
             reached = positions(self._plan, counted, execution)
             if any(reached[actor] < len(self._plan.schedule[actor]) for actor in actors):
                 return execution
-        return self._window.begun
+        return window.begun
 
     def unwatch(self) -> None:
         self._watch.cancel()
@@ -129,13 +144,16 @@ class Ending:
         return {name: channel.statistics() for name, channel in self._installation.channels.items()}
 
     def explain_wait(self, execution: int) -> str:
-        return explain_wait(self._plan, self.channel_statistics(), execution)
+        return explain_wait(self._plan, self.channel_statistics(), execution, self._halted)
 
     def _on_death(self, actor_id: ActorId, death: ActorDiedError) -> None:
         actor = self._labels[actor_id]
-        execution = self._window.finished + 1
+        window = self._window()
+        if window is None:
+            return  # the graph was dropped a moment ago
+        execution = window.finished + 1
         reason = f"{death.reason}; in graph {self._plan.name} it was {actor}"
-        if self._window.under_way:
+        if window.under_way:
             reason += f", {self._where(actor, execution)}"
         named = ActorDiedError(death.actor, death.pid, reason)
         named.__cause__ = death.__cause__

@@ -2,7 +2,7 @@
 
     DagcError
     ├── GraphError (also a ValueError)        a graph, a call or an option was refused; nothing was started
-    │   ├── NoSuchMethodError                 (also an AttributeError) the actor has no such method
+    │   ├── NoSuchMethodError                 (also an AttributeError) there is no such method
     │   ├── WrongArgumentsError               (also a TypeError) the arguments do not fit the method's signature
     │   ├── InputPartError                    (also an AttributeError) only the arguments of execute can be picked
     │   └── DeadlockError                     the plan cannot finish; the message shows where each party waits

@@ -19,6 +19,7 @@ from typing import Any
 from channels import ChannelBroken, ChannelClosed, ChannelTimeout, Failure, Reader, wake
 from dagc.errors import GetTimeoutError, ResultLostError
 from dagc.inflight import Window
+from dagc.refs import OWN_TIMEOUT
 from dagc.wake import waker
 
 __all__ = ["Receiver"]
@@ -72,9 +73,9 @@ class Receiver:
         """Return once the channel has delivered the execution, or never will: then its refs have failed.
 
         Raises GetTimeoutError if that is not in time, and says that it was `said` seconds, of which `timeout` may be
-        the rest. -1: the graph's own timeout.
+        the rest. OWN_TIMEOUT: the graph's own.
         """
-        if timeout == -1.0:
+        if timeout is OWN_TIMEOUT:
             timeout = said = self.timeout
         window, channel = self._window, self._channel
         if self._guard is not None and window.delivered[channel] < execution:

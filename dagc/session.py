@@ -11,6 +11,8 @@ from dagc.compiled import open_graphs
 from dagc.refs import ResultRef
 from runtime.errors import WrongArgumentsError
 from runtime.refs import ObjectRef
+from runtime.session import get_until
+from runtime.timeouts import check_timeout
 
 __all__ = ["get", "shutdown"]
 
@@ -24,14 +26,19 @@ def get(refs: Any, timeout: float | None = None) -> Any:
     `timeout`: seconds for all of them together, then GetTimeoutError, after which `get` may be repeated. None: as long
     as it takes, or for a ResultRef the timeout of its graph. Raises what the method raised.
     """
+    check_timeout(timeout)
+    return _get(refs, timeout, None if timeout is None else time.monotonic() + timeout)
+
+
+def _get(refs: Any, timeout: float | None, deadline: float | None) -> Any:
+    """`get`, until a deadline of time.monotonic; `timeout`: what to tell of it."""
     if isinstance(refs, ResultRef):
-        return refs.get() if timeout is None else refs.get(timeout)
+        return refs.get() if deadline is None else refs.get_within(max(0.0, deadline - time.monotonic()), timeout)
     if isinstance(refs, ObjectRef):
-        return runtime.get(refs, timeout)
+        return get_until(refs, timeout, deadline)
     if not isinstance(refs, (list, tuple)):
         raise WrongArgumentsError(f"get({refs!r}): expected a ref or a list of refs")
-    deadline = None if timeout is None else time.monotonic() + timeout
-    return [get(ref, None if deadline is None else max(0.0, deadline - time.monotonic())) for ref in refs]
+    return [_get(ref, timeout, deadline) for ref in refs]
 
 
 def shutdown() -> None:

@@ -15,11 +15,12 @@ import itertools
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from channels.communicators import TensorSpec, Transport
 from runtime import current
 from runtime.errors import GraphError, NoSuchMethodError, WrongArgumentsError
+from runtime.misnamed import misnamed
 from runtime.tensor_transport import TensorTransport
 
 if TYPE_CHECKING:
@@ -48,6 +49,22 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 #: Where the calls that are bound now are recorded: the list of the innermost `with InputNode()`.
 recorded_calls: ContextVar[list[BoundCall] | None] = ContextVar("recorded_calls", default=None)
+#: What to write for what a node of a DAG has on Ray.
+_INSTEAD: Mapping[str, str] = {
+    "execute": "write graph = dagc.compile(node), then graph.execute(...); or dagc.run(node, ...) without compiling",
+    "experimental_compile": "write dagc.compile(node)",
+}
+#: Operators that a value may have, by the names of their special methods.
+_BINARY: Mapping[str, str] = {
+    "add": "+", "sub": "-", "mul": "*", "matmul": "@", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**",
+    "and": "&", "or": "|", "xor": "^", "lshift": "<<", "rshift": ">>",
+}  # fmt: skip
+_OPERATORS: Mapping[str, str] = {
+    **{name: f"{{0}} {sign} {{1}}" for name, sign in _BINARY.items()},
+    **{f"r{name}": f"{{1}} {sign} {{0}}" for name, sign in _BINARY.items()},
+    **{name: f"{{0}} {sign} {{1}}" for name, sign in {"lt": "<", "le": "<=", "gt": ">", "ge": ">="}.items()},
+    "neg": "-{0}", "pos": "+{0}", "invert": "~{0}", "abs": "abs({0})",
+}  # fmt: skip
 #: Grows from one thing that is bound to the next.
 next_order = itertools.count().__next__
 
@@ -64,7 +81,11 @@ class DagNode:
     _transport: list[TensorTransport] | None = None
 
     def with_tensor_transport(
-        self, transport: str | Transport = "auto", device: str = "default", spec: TensorSpec | None = None
+        self,
+        transport: str | Transport = "auto",
+        device: str = "default",
+        spec: TensorSpec | None = None,
+        **unknown: NoReturn,
     ) -> Self:
         """Say how the tensors in this value travel to other actors, at any depth of it; returns self.
 
@@ -83,16 +104,35 @@ class DagNode:
 
         What is said last holds. `dagc.run`, which does not compile, moves every value in its own way.
 
-        Raises GraphError for what makes no sense.
+        Raises GraphError for what makes no sense, WrongArgumentsError for an option that there is not.
         """
+        if unknown:
+            raise WrongArgumentsError(
+                f"with_tensor_transport has no option {next(iter(unknown))!r}; its options are: transport, device, "
+                "spec; for one tensor of one shape and dtype each time write spec=dagc.TensorSpec(shape, dtype)"
+            )
         if self._transport is None:
             raise GraphError(f"{self!r}.with_tensor_transport(...): say it of each of the nodes in it")
         self._transport[:] = [TensorTransport(transport, device, spec)]
         return self
 
+    if not TYPE_CHECKING:  # a type checker must go on to find what is misspelt
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):  # the fields may not be there yet
+                raise AttributeError(name)
+            known = [known for known in dir(type(self)) if not known.startswith("_")]
+            raise misnamed(f"{self!r}, a node of a DAG,", name, known, _INSTEAD)
+
     def __iter__(self) -> Any:
         raise GraphError(
             f"{self!r} is one value of a DAG and cannot be unpacked here; bind a method with num_returns=k"
+        )
+
+    def __getitem__(self, key: Any) -> Any:
+        raise GraphError(
+            f"{self!r}[{key!r}]: {self!r} is a value of a DAG that is not known yet; bind a method with num_returns=k, "
+            "or take the part inside the method that is given it"
         )
 
     def __bool__(self) -> bool:
@@ -100,6 +140,21 @@ class DagNode:
 
     def __reduce__(self) -> Any:
         raise GraphError(f"{self!r} is a value of a DAG and cannot be pickled; compile the DAG where it was bound")
+
+
+def _refused_operator(shown: str) -> Callable[..., Any]:
+    def refuse(node: DagNode, *others: Any) -> Any:
+        found = shown.format(repr(node), *map(repr, others))
+        raise GraphError(
+            f"{found}: {node!r} is a value of a DAG that is not known yet; compute with it in a method, or in a "
+            "function that is bound, as dagc.remote(lambda value: ...).bind(node)"
+        )
+
+    return refuse
+
+
+for _name, _shown in _OPERATORS.items():
+    setattr(DagNode, f"__{_name}__", _refused_operator(_shown))
 
 
 @dataclass(frozen=True)
@@ -242,6 +297,13 @@ class ActorMethod:
     def options(self, *, num_returns: int) -> ActorMethod:
         """The same method, taken to return `num_returns` values."""
         return ActorMethod(self._handle, replace(self._info, num_returns=checked_num_returns(num_returns)))
+
+    if not TYPE_CHECKING:  # a type checker must go on to find what is misspelt
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):  # pickle and copy look for special methods before the fields are there
+                raise AttributeError(name)
+            raise misnamed(f"{self._handle._label}.{self._info.name}", name, ("bind", "remote", "options"))
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         name = f"{self._handle._label}.{self._info.name}"

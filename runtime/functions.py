@@ -27,6 +27,7 @@ from runtime.calls import BoundCall, MethodInfo, bound, check_arguments, signatu
 from runtime.decorated import Decorated, travelling
 from runtime.engine import ActorOptions
 from runtime.errors import GraphError, WrongArgumentsError
+from runtime.misnamed import misnamed
 from runtime.options import FunctionOptions, checked
 from runtime.outcomes import open_value
 from runtime.resources import TASK_CPUS
@@ -110,6 +111,11 @@ class RemoteFunction(Decorated):
             return result
         found = f"{len(result)} values" if isinstance(result, (tuple, list)) else f"a {type(result).__name__}"
         raise GraphError(f"{self.label} returned {found}; num_returns={expected} expects a tuple or list of as many")
+
+    if not TYPE_CHECKING:  # a type checker must go on to find what is misspelt
+
+        def __getattr__(self, name: str) -> Any:
+            raise misnamed(f"the remote function {self.__name__}", name, ("bind", "remote", "options"))
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         name = self.__name__

@@ -111,8 +111,8 @@ class PlanningEngine:
     def call(self, handle: ActorHandle, function: Callable[..., Any], *_: Any) -> Future[Any]:
         raise self._only_plans(f"{getattr(function, '__qualname__', function)} beside {handle!r}")
 
-    def start_loop(self, handle: ActorHandle, function: LoopFunction, *_: Any) -> Loop:
-        raise self._only_plans(f"{getattr(function, '__qualname__', function)} beside {handle!r}")
+    def start_loop(self, handle: ActorHandle, function: LoopFunction, *_: Any) -> Loop:  # noqa: ARG002
+        raise self._only_plans(f"a compiled graph on {handle!r}", "; for its plan write dagc.plan(dag) instead")
 
     def watch(self, handles: Sequence[ActorHandle], on_death: Callable[[ActorId, ActorDiedError], None]) -> DeathWatch:
         actors = [self._actor(handle) for handle in handles]
@@ -161,10 +161,10 @@ class PlanningEngine:
         self._next_pid += 1
         return self._next_pid - 1
 
-    def _only_plans(self, what: str) -> EngineError:
+    def _only_plans(self, what: str, instead: str = "") -> EngineError:
         self._check()
         return EngineError(
-            f"cannot run {what}: this session only plans, as dagc.init(engine='plan') says; to run, call "
+            f"cannot run {what}: this session only plans, as dagc.init(engine='plan') says{instead}; to run, call "
             "dagc.shutdown(), then dagc.init(), and make the actors anew"
         )
 

@@ -18,6 +18,7 @@ from runtime.decorated import Decorated
 from runtime.engine import ActorOptions
 from runtime.errors import GraphError, WrongArgumentsError
 from runtime.functions import RemoteFunction
+from runtime.misnamed import misnamed
 from runtime.options import FunctionOptions, checked, checked_before_the_target
 
 if TYPE_CHECKING:
@@ -48,6 +49,17 @@ class ActorClass(Decorated):
     def options(self, **options: Any) -> ActorClass:
         """The same class with other options; what is not named stays as it was."""
         return ActorClass(self.__wrapped__, checked(self._options, options))
+
+    if not TYPE_CHECKING:  # a type checker must go on to find what is misspelt
+
+        def __getattr__(self, name: str) -> Any:
+            made = f"actor = {self.__name__}.remote(...)"
+            instead = {"bind": f"make an actor, {made}, and bind its methods"}
+            if not name.startswith("_") and hasattr(self.__wrapped__, name):
+                instead[name] = (
+                    f"its actors have: write {made}, then actor.{name}; or {self.__name__}.__wrapped__.{name}"
+                )
+            raise misnamed(f"the actor class {self.__name__}", name, ("remote", "options"), instead)
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         raise GraphError(

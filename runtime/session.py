@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import wait as wait_futures
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from channels.serialize import pack
 from runtime import current
@@ -19,11 +20,15 @@ from runtime.outcomes import open_value
 from runtime.planning import PlanningEngine
 from runtime.refs import ObjectRef
 from runtime.testing import ThreadEngine
+from runtime.timeouts import check_timeout
 
 if TYPE_CHECKING:
     from runtime.engine import Engine
 
-__all__ = ["get", "init", "kill", "put", "shutdown", "wait"]
+__all__ = ["get", "get_until", "init", "kill", "put", "shutdown", "wait"]
+
+#: How long a process that was killed may take to go: one in the middle of a system call that cannot be interrupted.
+GONE_SECONDS = 5.0
 
 
 def init(
@@ -32,6 +37,7 @@ def init(
     num_cpus: float | None = None,
     num_gpus: int | None = None,
     resources: Mapping[str, float] | None = None,
+    **unknown: NoReturn,
 ) -> None:
     """Start the engine of this process: "embedded" (actors are processes), "threads" (for debuggers), or "plan".
 
@@ -39,8 +45,12 @@ def init(
 
     num_cpus, num_gpus, resources: what actors may ask for; by default what the machine has, and no custom resources;
     with "plan" whatever they ask for. About num_cpus tasks, which are functions called with `.remote()`, run at once.
-    Raises EngineError if one is running already, GraphError for an engine that does not exist.
+    Raises EngineError if one is running already, GraphError for an engine or an option that does not exist.
     """
+    if unknown:
+        raise GraphError(
+            f"init has no option {next(iter(unknown))!r}; its options are: engine, num_cpus, num_gpus, resources"
+        )
     starts: dict[str, Callable[..., Engine]] = {
         "embedded": EmbeddedEngine.start,
         "threads": ThreadEngine.start,
@@ -68,10 +78,11 @@ def get(refs: Any, timeout: float | None = None) -> Any:
 
     `timeout`: seconds, for all of them together; then GetTimeoutError, after which `get` may be repeated.
     """
+    check_timeout(timeout)
     deadline = None if timeout is None else time.monotonic() + timeout
     if isinstance(refs, ObjectRef):
-        return _get(refs, timeout, deadline)
-    return [_get(ref, timeout, deadline) for ref in _checked(refs, "get")]
+        return get_until(refs, timeout, deadline)
+    return [get_until(ref, timeout, deadline) for ref in _checked(refs, "get")]
 
 
 def put(value: Any) -> ObjectRef:
@@ -92,6 +103,7 @@ def wait(
     At most `num_returns` are given as ready, as on Ray, so that one more `wait` for the pending ones loses nothing.
     A ref that failed is ready. Raises GraphError for num_returns out of range or a ref that is given twice.
     """
+    check_timeout(timeout)
     checked = _checked(refs, "wait")
     if len(set(checked)) < len(checked):
         raise GraphError("wait: the same ref is given twice")
@@ -110,13 +122,24 @@ def wait(
 
 
 def kill(handle: ActorHandle) -> None:
-    """End an actor at once, without a chance to clean up: what it was asked fails with ActorDiedError."""
+    """End an actor at once, without a chance to clean up: what it was asked fails with ActorDiedError.
+
+    Returns when it is gone, so that nothing asked from then on is answered; or after GONE_SECONDS.
+    """
     if not isinstance(handle, ActorHandle):
         raise WrongArgumentsError(f"kill({handle!r}): expected the handle of an actor")
-    current.engine().kill(handle)
+    gone = threading.Event()
+    engine = current.engine()
+    watch = engine.watch([handle], lambda *_: gone.set())
+    try:
+        engine.kill(handle)
+        gone.wait(GONE_SECONDS)
+    finally:
+        watch.cancel()
 
 
-def _get(ref: ObjectRef, timeout: float | None, deadline: float | None) -> Any:
+def get_until(ref: ObjectRef, timeout: float | None, deadline: float | None) -> Any:
+    """`get`, until a deadline of time.monotonic; `timeout`: what to tell of it."""
     try:
         error = ref.future().exception(None if deadline is None else max(0.0, deadline - time.monotonic()))
     except FutureTimeoutError:

@@ -11,7 +11,19 @@ ROOT = Path(__file__).parent.parent
 #: Package -> what it may import of our own.
 ALLOWED = {"channels": {"channels"}, "runtime": {"channels", "runtime"}, "dagc": {"channels", "runtime", "dagc"}}
 #: What dagc may know of runtime: the contract, not an implementation.
-PARTS = ("engine", "calls", "functions", "errors", "ids", "current", "refs", "preload", "session", "tensor_transport")
+PARTS = (
+    "engine",
+    "calls",
+    "functions",
+    "errors",
+    "ids",
+    "current",
+    "refs",
+    "preload",
+    "session",
+    "tensor_transport",
+    "timeouts",
+)
 CONTRACT = {"runtime", *(f"runtime.{part}" for part in PARTS)}
 #: A worker's first file: it cannot import us before it has set sys.path, which it is told when it runs.
 BOOT = "runtime.embedded.boot"

@@ -20,6 +20,7 @@ from dagc.cli.report import report
 from dagc.cli.target import TargetError, call_target, load_target, parse_target
 from dagc.cli.values import parse_input, parse_inputs, parse_option
 from dagc.errors import DagcError
+from dagc.report import check_suffix
 
 __all__ = ["main"]
 
@@ -155,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--executions", type=_checked(_count), default=100, metavar="N", help="how many (%(default)s)")
     command.add_argument(
         "--out",
-        type=_checked(_file),
+        type=_checked(_page),
         default=Path("run.html"),
         metavar="FILE",
         help="where the page goes (%(default)s)",
@@ -238,6 +239,11 @@ def _seconds(text: str) -> float:
     if not 0 < value <= LONGEST:
         raise ValueError(f"{text!r}; expected seconds, above 0 and at most {LONGEST:g}")
     return value
+
+
+def _page(text: str) -> Path:
+    check_suffix(text)
+    return _file(text)
 
 
 def _file(text: str) -> Path:

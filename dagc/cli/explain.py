@@ -30,7 +30,7 @@ def explain(
         try:
             dag = bind_target(target)
         except EngineError as error:
-            hint = "make actors and bind them, but neither call dagc.init() nor wait for a value"
+            hint = "make actors, bind them and return the DAG, but not compile it, call dagc.init() or wait for a value"
             raise TargetError(f"{told(error)}\nIn a session that only plans {target} may {hint}.") from None
         plan = plan_dag(dag, **options)
         graph = build_graph(dag)

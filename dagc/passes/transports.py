@@ -28,7 +28,8 @@ def choose_transports(
     `said`: value -> how its tensors travel. "auto" is "nccl" between GPUs and "shm" otherwise. What goes to or from the
     driver is "shm" in any case: `execute` may not wait until an actor comes to receive.
 
-    Raises GraphError for an edge between two nodes, and for "nccl" without a GPU at each end.
+    Raises GraphError for an edge between two nodes, for "nccl" without a GPU at each end, and for device="cuda" without
+    one at a reader that is an actor; what the driver has, its torch tells when it receives.
     """
     return {edge: _choose(edge, placement, (said or {}).get(edge.value)) for edge in edges}
 
@@ -87,6 +88,12 @@ def _choose(edge: Edge, placement: Placement, said: TensorTransport | None) -> s
         )
     if source.pid == target.pid:
         return "local"
+    # Of a worker that was not started yet, whose pid is made up, nothing is known.
+    if said is not None and said.device == "cuda" and edge.reader != DRIVER and not target.gpus and target.pid > 0:
+        raise GraphError(
+            f"{edge.value} goes from {edge.writer} to {edge.reader} with device='cuda', but {edge.reader} has no GPU; "
+            "give it num_gpus=1, or write device='default', which has tensors on the CPU where there is no GPU"
+        )
     if said is None or said.name == "shm" or DRIVER in (edge.writer, edge.reader):
         return "shm"
     if said.name not in ("auto", "nccl"):

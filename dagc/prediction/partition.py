@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import accumulate
 from numbers import Integral, Real
 
@@ -13,7 +14,7 @@ from dagc.errors import GraphError
 __all__ = ["partition"]
 
 
-def partition(costs: Sequence[float], stages: int | Sequence[float]) -> list[range]:
+def partition(costs: Iterable[float], stages: int | Sequence[float]) -> list[range]:
     """Which layers each stage has: `stages` contiguous ranges, none of them empty, that cover 0..len(costs)-1.
 
     `costs`: of each layer, in any unit, 0 or more. `stages`: how many, or for devices that differ how fast each one
@@ -35,6 +36,7 @@ def partition(costs: Sequence[float], stages: int | Sequence[float]) -> list[ran
     the layers 5, 5 take 5. So candidates for the boundary stand in a queue from which those with a better one to
     their right are removed, as for a minimum over a sliding window.
     """
+    costs = _listed(costs)
     speeds = _speeds(stages)
     found = [cost for cost in costs if not _is_number(cost) or not 0 <= cost < math.inf]
     if found:
@@ -89,6 +91,15 @@ def _add_stage(best: list[float], total: list[float], speed: float, stage: int) 
             first, time = second, other
         longest[end], starts[end] = time, first
     return longest, starts
+
+
+def _listed(costs: Iterable[float]) -> list[float]:
+    if isinstance(costs, Iterable) and not isinstance(costs, (str, bytes, Mapping, AbstractSet)):
+        return list(costs)
+    values = ", or list(costs.values())" if isinstance(costs, Mapping) else ""
+    raise GraphError(
+        f"costs are {costs!r}; expected the cost of each layer, in their order, as [1.0, 2.5, 1.0]{values}"
+    )
 
 
 def _speeds(stages: int | Sequence[float]) -> list[float]:

@@ -105,19 +105,26 @@ class Prediction:
 
 def predict(
     plan: Plan,
-    costs: Costs | Mapping[str, float],
+    costs: Costs | float | RunCost | Mapping[str, float | RunCost],
     *,
     cores: int | None = None,
     executions: int | None = None,
 ) -> Prediction:
-    """Replay the plan with these costs: `Costs`, or seconds on a core for each call (`Costs.of` says what is added).
+    """Replay the plan with these costs: `Costs`, or seconds on a core for each call, or one number for every call
+    (`Costs.of` says what is added).
 
     `cores`: that its parties share; by default those that this process may use. `executions`: replay exactly so many,
     from an empty pipeline until it is empty again, and report all of that time. By default as many as it takes until
     everything repeats itself (dagc/prediction/steady.py), and report what repeats itself.
 
-    Raises DeadlockError for a plan that cannot finish, GraphError for costs that are not those of the plan.
+    Raises DeadlockError for a plan that cannot finish, GraphError for costs that are not those of the plan, and for
+    what is no plan.
     """
+    if not isinstance(plan, Plan):
+        raise GraphError(
+            f"predict({plan!r}, ...): expected a plan; write dagc.predict(dagc.plan(dag), costs), or "
+            "graph.predict(costs) of a compiled graph"
+        )
     simulate(plan.schedule, plan.channels, plan.groups, ahead=plan.max_inflight)
     if isinstance(costs, Costs):
         costs.verify(plan)

@@ -11,7 +11,9 @@ page        the document; assets/ has its style and the chart's script
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+from dagc.errors import GraphError
 from dagc.files import replaced
 from dagc.graph import Graph
 from dagc.plan import Plan
@@ -23,7 +25,15 @@ from dagc.report.tallies import Run
 from dagc.statistics import GraphStatistics
 from dagc.timing.trace import Trace
 
-__all__ = ["Facts", "Machine", "page", "write_report"]
+__all__ = ["Facts", "Machine", "check_suffix", "page", "write_report"]
+
+
+def check_suffix(path: str | os.PathLike[str]) -> None:
+    """Raise GraphError for a path that ends as something else than a page does. Without a suffix it may be a device."""
+    if Path(path).suffix.lower() not in ("", ".html", ".htm"):
+        raise GraphError(
+            f"cannot write a report to {os.fspath(path)!r}: it is a page of HTML; expected a name in .html"
+        )
 
 
 def write_report(
@@ -39,8 +49,10 @@ def write_report(
     """Write the page. Whoever reads `path` finds the old file or the whole new one.
 
     `trace` may hold no execution: then the page says what to do, and shows what was predicted, if anything was.
-    `drawing` is the graph as an SVG element. Raises OSError if the file cannot be written.
+    `drawing` is the graph as an SVG element. Raises GraphError for a path that ends as something else than HTML does,
+    OSError if the file cannot be written.
     """
+    check_suffix(path)
     facts = Facts(graph, plan, Run(trace), prediction, statistics, drawing, Machine.here())
     text = page(facts)
     with replaced(path) as file:

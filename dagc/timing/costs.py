@@ -76,18 +76,27 @@ class Costs:
     @staticmethod
     def of(
         plan: Plan,
-        runs: Mapping[str, float | RunCost],
+        runs: float | RunCost | Mapping[str, float | RunCost],
         *,
         send: float = SEND,
         recv: float = RECV,
         wake: float = WAKE,
         between: float = 0.0,
     ) -> Costs:
-        """Costs for a question of the kind what if: seconds on a core, or a RunCost, for each call of the plan.
+        """Costs for a question of the kind what if: seconds on a core, or a RunCost, for each call of the plan; or one
+        of them for every call.
 
         Collectives may be among `runs`, and take no time if they are not. `send` and `recv` are for every channel.
         Raises GraphError for a call without a cost, for a name that is no call of the plan, and for what is no time.
         """
+        calls = calls_of(plan)
+        if isinstance(runs, (Real, RunCost)):
+            runs = dict.fromkeys(calls, runs)
+        if not isinstance(runs, Mapping):
+            raise GraphError(
+                f"costs are {runs!r}; expected seconds of every call, as 0.01, or of each, as "
+                f"{{{calls[0] if calls else 'call'!r}: 0.01, ...}}, or Costs, as graph.trace().costs()"
+            )
         for name, cost in runs.items():
             if not isinstance(cost, RunCost):
                 _check(f"the cost of {name}", cost)
@@ -99,7 +108,6 @@ class Costs:
             between=between,
         )
         groups = [group.name for group in plan.groups]
-        calls = calls_of(plan)
         known = [*calls, *groups]
         for name in runs:
             if name not in known:

@@ -112,6 +112,23 @@ def test_died_in_its_method(victim: int, method: str, reason: str) -> None:
         dagc.kill(stage)
 
 
+def test_a_timeout_names_an_actor_that_is_stopped() -> None:
+    stages = [RemoteStage.remote() for _ in range(2)]
+    (first, _) = pids(stages)
+    with dagc.compile(chain(stages)) as graph:
+        assert graph.execute(1).get(timeout=HANG) == 1
+        os.kill(first, signal.SIGSTOP)
+        ref = graph.execute(2)
+        try:
+            with pytest.raises(dagc.GetTimeoutError, match=rf"its process {first} is stopped \(SIGCONT"):
+                ref.get(timeout=0.1)
+        finally:
+            os.kill(first, signal.SIGCONT)
+        assert ref.get(timeout=HANG) == 2
+    for stage in stages:
+        dagc.kill(stage)
+
+
 def test_an_actor_without_a_descriptor_left_still_delivers() -> None:
     """To an actor that waits for several channels, and to a coroutine: it cannot open the pipe that would wake them."""
     stages = [RemoteStage.remote() for _ in range(2)]

@@ -333,9 +333,14 @@ def test_nccl_needs_a_gpu_at_each_end(engine: str, maker: Any, takers: list[Any]
         dagc.compile(out)
 
 
-def test_a_tensor_for_a_gpu_that_is_not_there(maker: Any, takers: list[Any]) -> None:
+def test_a_tensor_for_a_gpu_that_is_not_there(engine: str, maker: Any, takers: list[Any]) -> None:
     with InputNode() as n:
         out = takers[0].total.bind(maker.plain.bind(n).with_tensor_transport(device="cuda"))
+    if engine == "embedded":
+        with pytest.raises(GraphError, match="device='cuda', but Taker_0 has no GPU"):
+            dagc.compile(out)
+        with InputNode() as n:  # to the driver, which tells when it receives
+            out = maker.plain.bind(n).with_tensor_transport(device="cuda")
     with dagc.compile(out, timeout=WATCHDOG) as graph, pytest.raises(RuntimeError, match="finds none here"):
         graph.execute(1).get(timeout=WATCHDOG)
 

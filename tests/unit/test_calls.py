@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -119,8 +122,61 @@ def test_direct_call() -> None:
         make().forward(1)
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("experimental_compile", r"write dagc\.compile\(node\)"),
+        ("execute", r"write graph = dagc\.compile\(node\), then graph\.execute\(\.\.\.\); or dagc\.run"),
+        ("aftr", "did you mean after"),
+        ("shape", "it has: after, .*with_tensor_transport"),
+    ],
+)
+def test_what_a_node_has_not(name: str, advice: str) -> None:
+    call = make().forward.bind(1)
+    with pytest.raises(NoSuchMethodError, match=rf"Stage\.forward\.bind\(\.\.\.\), a node.*no '{name}'; {advice}"):
+        getattr(call, name)
+    assert not hasattr(call, name)
+    assert not hasattr(call, "__array__")
+
+
+def test_what_a_method_has_not() -> None:
+    with pytest.raises(NoSuchMethodError, match=r"Stage\.forward has no 'bnd'; did you mean bind\?"):
+        make().forward.bnd  # noqa: B018
+    found = pickle.loads(pickle.dumps(copy.copy(make().forward)))
+    assert repr(found) == repr(make().forward)
+
+
+@pytest.mark.parametrize(
+    ("compute", "shown"),
+    [
+        (lambda call: call + 1, "{} + 1"),
+        (lambda call: 2.0 * call, "2.0 * {}"),
+        (lambda call: call @ call, "{} @ {}"),
+        (lambda call: -call, "-{}"),
+        (lambda call: call > 0, "{} > 0"),
+    ],
+)
+def test_a_value_of_a_dag_cannot_be_computed_with(compute: Callable[[Any], Any], shown: str) -> None:
+    call = make().forward.bind(1)
+    found = re.escape(shown.replace("{}", repr(call)))
+    with pytest.raises(
+        GraphError, match=rf"^{found}: .*a value of a DAG that is not known yet.*function that is bound"
+    ):
+        compute(call)
+
+
+@pytest.mark.parametrize("option", ["_static_shape", "_direct_return", "devise"])
+def test_an_option_of_tensors_that_there_is_not(option: str) -> None:
+    with pytest.raises(
+        WrongArgumentsError, match=rf"no option '{option}'.*write spec=dagc\.TensorSpec\(shape, dtype\)"
+    ):
+        make().forward.bind(1).with_tensor_transport("nccl", **{option: True})
+
+
 def test_a_value_of_a_dag_is_no_value() -> None:
     call = make().forward.bind(1)
+    with pytest.raises(GraphError, match=r"^Stage\.forward\.bind\(\.\.\.\)\[0\]: .*bind a method with num_returns=k"):
+        call[0]
     with pytest.raises(GraphError, match="cannot be unpacked"):
         _, _ = call
     with pytest.raises(GraphError, match="not known yet"):

@@ -131,6 +131,10 @@ def test_auto_is_shared_memory_within_a_machine_and_refused_beyond() -> None:
         (lambda a, b: dagc.allreduce.bind([a, b], root=0), "allreduce has no root"),
         (lambda a, b: dagc.broadcast.bind([a, b], root=2), "expected the index of one of the 2 nodes"),
         (lambda a, b: dagc.allreduce.bind([a, b], transport="ncl"), "expected a Transport, or one of auto, shm"),
+        (lambda a, b: dagc.allreduce.bind(a, b), r"put the nodes into one list, allreduce\.bind\(\[a, b\]\)"),
+        (lambda a, b: dagc.allreduce.bind([a, b], "max"), r"keywords, allreduce\.bind\(\[a, b\], op='max'\)"),
+        (lambda a, b: dagc.broadcast.bind([a, b], 1), r"keywords, broadcast\.bind\(\[a, b\], root=1\)"),
+        (lambda a, b: dagc.allgather.bind([a, b], "shm"), r"options are keywords, allgather\.bind"),
         (lambda a, b: dagc.allreduce([a, b]), r"write allreduce\.bind\("),
     ],
 )

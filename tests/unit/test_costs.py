@@ -127,6 +127,21 @@ def test_costs_of_a_plan_are_seconds_on_a_core() -> None:
     assert Costs.of(CHAIN, dict.fromkeys(("A.f", "B.g", "B.h"), 1.0), send=1, recv=2, wake=3).sends["A.f"] == 1
 
 
+@pytest.mark.parametrize("cost", [0.01, RunCost(0.01)])
+def test_one_cost_may_be_that_of_every_call(cost: Any) -> None:
+    calls = ("A.f", "B.g", "B.h")
+    assert Costs.of(CHAIN, cost).runs == dict.fromkeys(calls, RunCost(0.01))
+    assert str(predict(CHAIN, cost, cores=2)) == str(predict(CHAIN, dict.fromkeys(calls, cost), cores=2))
+
+
+@pytest.mark.parametrize("runs", ["a", None, [0.01]])
+def test_what_are_no_costs(runs: Any) -> None:
+    with pytest.raises(GraphError, match=r"costs are .*; expected seconds of every call, .* {'A\.f': 0\.01, \.\.\.}"):
+        predict(CHAIN, runs)
+    with pytest.raises(GraphError, match=r"predict\('dag', \.\.\.\): expected a plan; write dagc\.predict\(dagc\.plan"):
+        predict("dag", runs)  # type: ignore[arg-type]
+
+
 def test_a_collective_may_have_a_cost() -> None:
     calls = dict.fromkeys(("A.f", "B.g", "B.h"), 1e-3)
     assert "total" not in Costs.of(SUM, calls).runs

@@ -21,7 +21,7 @@ from channels.serialize import pack, unpack
 from runtime import current
 from runtime.calls import BoundCall, BoundReturn
 from runtime.engine import ActorOptions
-from runtime.errors import ActorDiedError, EngineError, GraphError, WrongArgumentsError
+from runtime.errors import ActorDiedError, EngineError, GraphError, NoSuchMethodError, WrongArgumentsError
 from runtime.functions import RemoteFunction
 
 #: A watchdog: whoever needs this long hangs.
@@ -135,6 +135,11 @@ def test_direct_call() -> None:
         WrongArgumentsError, match=r"write square.remote\(...\) or square.bind\(...\), or square.__wrapped__\(...\)"
     ):
         square(3)
+
+
+def test_what_a_function_has_not() -> None:
+    with pytest.raises(NoSuchMethodError, match=r"the remote function square has no 'remot'; did you mean remote\?"):
+        square.remot  # noqa: B018
 
 
 @pytest.mark.parametrize(

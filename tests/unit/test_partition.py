@@ -130,6 +130,25 @@ def test_refuses_what_is_not_a_cost(cost: Any) -> None:
         partition([1.0, cost], 1)
 
 
+@pytest.mark.parametrize(
+    ("costs", "expected"),
+    [
+        (3, r"as \[1\.0, 2\.5, 1\.0\]$"),
+        ("12", r"the cost of each layer, in their order"),
+        ({1.0, 2.0}, r"the cost of each layer, in their order"),
+        ({"a": 1.0}, r"costs are {'a': 1\.0}; .*, or list\(costs\.values\(\)\)$"),
+    ],
+)
+def test_refuses_what_are_no_costs(costs: Any, expected: str) -> None:
+    with pytest.raises(GraphError, match=expected):
+        partition(costs, 1)
+
+
+def test_costs_come_in_any_order_that_is_one() -> None:
+    assert partition({"a": 1.0, "b": 3.0, "c": 2.0}.values(), 2) == [range(2), range(2, 3)]
+    assert partition((float(cost) for cost in (1, 1)), 2) == [range(1), range(1, 2)]
+
+
 @pytest.mark.parametrize("speed", [0, -1.0, float("nan"), float("inf"), "1"])
 def test_refuses_what_is_not_a_speed(speed: Any) -> None:
     with pytest.raises(GraphError, match="the speed of a stage must be a number > 0, found"):

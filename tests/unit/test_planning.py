@@ -105,17 +105,16 @@ def test_constructors_are_checked(engine: PlanningEngine) -> None:
         (lambda _, stage: stage.forward.remote(1), "Stage.forward"),
         (lambda _, stage: square.remote(1), "square"),
         (lambda engine, stage: engine.call(stage, len), "len beside Stage("),
-        (lambda engine, stage: engine.start_loop(stage, Stage), "Stage beside Stage("),
+        (lambda engine, stage: engine.start_loop(stage, Stage), "a compiled graph on Stage("),
     ],
 )
 def test_nothing_can_be_run(engine: PlanningEngine, ask: Callable[..., Any], what: str) -> None:
     with pytest.raises(EngineError) as raised:
         ask(engine, Stage.remote(0))
     assert f"cannot run {what}" in str(raised.value)
-    assert (
-        "this session only plans, as dagc.init(engine='plan') says; to run, call dagc.shutdown(), then dagc.init()"
-        in (str(raised.value))
-    )
+    assert "this session only plans, as dagc.init(engine='plan') says; " in str(raised.value)
+    assert "; to run, call dagc.shutdown(), then dagc.init()" in str(raised.value)
+    assert ("write dagc.plan(dag) instead" in str(raised.value)) == ("graph" in what)
 
 
 def test_deaths(engine: PlanningEngine) -> None:

@@ -13,6 +13,7 @@ from channels import ChannelStatistics
 from dagc.bind import InputNode
 from dagc.build import build_graph
 from dagc.draw import svg_text
+from dagc.errors import GraphError
 from dagc.explain import explain
 from dagc.graph import DRIVER, Call, Graph, Output
 from dagc.plan import OpKind, Plan
@@ -259,6 +260,13 @@ def test_the_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["run.html"]
     with pytest.raises(FileNotFoundError):
         write(facts.drawing, tmp_path / "nowhere" / "run.html")
+    with pytest.raises(
+        GraphError, match=r"cannot write a report to '.*run\.pdf': it is a page of HTML; expected a name in"
+    ):
+        write(facts.drawing, tmp_path / "run.pdf")
+    write(facts.drawing, tmp_path / "run.HTM")
+    write(facts.drawing, Path("/dev/null"))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run.HTM", "run.html"]
 
 
 def test_the_machine_is_this_one() -> None:

@@ -96,6 +96,19 @@ def test_nccl_where_it_cannot_be_is_refused(gpus: Any, why: str) -> None:
         dagc.plan(dagc.MultiOutputNode(list(out)))
 
 
+def test_tensors_for_a_gpu_need_one_at_the_reader() -> None:
+    with pytest.raises(
+        GraphError,
+        match=r"Stage_0.forward goes from Stage_0 to Stage_1 with device='cuda', but Stage_1 has no GPU; give",
+    ):
+        dagc.plan(pipeline(stages(1, 0), "auto", device="cuda"))
+    assert channels_of(pipeline(stages(0, 1), "auto", device="cuda"))["Stage_0.forward"][0] == "shm"
+    (alone,) = stages(0)
+    with dagc.InputNode() as x:
+        out = alone.forward.bind(x).with_tensor_transport(device="cuda")
+    assert channels_of(out)["Stage_0.forward"][0] == "shm"  # whether the driver sees one, its torch knows
+
+
 def test_a_value_that_goes_two_ways_has_two_channels() -> None:
     a, b, c = stages(1, 1, 0)
     with dagc.InputNode() as x:
