@@ -13,7 +13,6 @@ import threading
 import time
 import warnings
 import weakref
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -30,8 +29,9 @@ from dagc.errors import GetTimeoutError, GraphClosedError, GraphError, WrongArgu
 from dagc.explain import explain
 from dagc.graph import Graph
 from dagc.inflight import Window
-from dagc.inputs import check_inputs, of_items, take
+from dagc.inputs import check_inputs, take
 from dagc.install import Installation
+from dagc.mapping import of_items, results_of, with_bar
 from dagc.options import CompileOptions
 from dagc.placement import Placement
 from dagc.plan import Plan
@@ -176,13 +176,7 @@ class CompiledGraph:
         bar on standard error; it needs the package rich.
         """
         execute = of_items(self.name, self._driver.positional, self._driver.keywords, self.execute)
-        under_way: deque[Any] = deque()
-        for item in _with_bar(inputs, self.name) if progress else inputs:
-            if len(under_way) >= self._window.limit:
-                yield _get_all(under_way.popleft())
-            under_way.append(execute(item))
-        while under_way:
-            yield _get_all(under_way.popleft())
+        return results_of(execute, with_bar(inputs, self.name) if progress else inputs, self._window.limit)
 
     def empty(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
         """An uninitialised array in shared memory. Filled and passed to `execute`, it travels without a copy.
@@ -405,18 +399,3 @@ class CompiledGraph:
         self._installation.break_(f"graph {self.name} was dropped without a teardown")
         self._installation.destroy(self._engine, wait=False)
         warnings.warn(f"graph {self.name} was dropped without a teardown", ResourceWarning, stacklevel=2, source=self)
-
-
-def _get_all(refs: Any) -> Any:
-    return [ref.get() for ref in refs] if isinstance(refs, list) else refs.get()
-
-
-def _with_bar(inputs: Iterable[Any], name: str) -> Iterable[Any]:
-    try:
-        from rich.console import Console
-        from rich.progress import track
-    except ImportError:
-        raise GraphError(
-            "map(progress=True) draws with the package rich, which is not here: pip install rich"
-        ) from None
-    return track(inputs, description=name, console=Console(stderr=True))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dagc.errors import WrongArgumentsError
 from dagc.program import InputAccess
 
-__all__ = ["check_inputs", "of_items", "signature", "take"]
+__all__ = ["check_inputs", "signature", "take"]
 
 
 def signature(accesses: Iterable[InputAccess]) -> tuple[int, tuple[str, ...]]:
@@ -34,32 +34,6 @@ def check_inputs(
     if problems:
         takes = ", ".join([*(f"input[{i}]" for i in range(positional)), *(f"{key}=" for key in keywords)])
         raise WrongArgumentsError(f"graph {name}: {'; '.join(problems)}; its input is execute({takes})")
-
-
-def of_items(
-    name: str, positional: int, keywords: tuple[str, ...], execute: Callable[..., Any]
-) -> Callable[[Any], Any]:
-    """`execute` of a graph, as a function of one item: the only argument, a tuple of all, or a dict of all by name.
-
-    Raises WrongArgumentsError if the graph takes what no item can say; the function raises it for another item.
-    """
-    if positional <= 1 and not keywords:
-        return execute
-    if positional and keywords:
-        raise WrongArgumentsError(
-            f"graph {name} takes positional and keyword arguments ({positional} and {', '.join(keywords)}), "
-            "which is more than one input of map can say; call execute for each"
-        )
-
-    def execute_item(item: Any) -> Any:
-        if keywords and isinstance(item, Mapping):
-            return execute(**item)
-        if positional and isinstance(item, (tuple, list)):
-            return execute(*item)
-        expected = f"a dict of {', '.join(keywords)}" if keywords else f"a tuple of {positional}"
-        raise WrongArgumentsError(f"map of graph {name}: an input is {item!r}; expected {expected}")
-
-    return execute_item
 
 
 def take(access: InputAccess | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
