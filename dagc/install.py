@@ -15,19 +15,22 @@ from functools import partial
 
 from channels import Channel, ChannelBroken, ChannelSpec, Reader, Writer, create_channel, open_reader, open_writer
 from channels.communicators import GroupHandle, Transport, transport
+from channels.serialize import pack
 from channels.transfer import tensor_ends
-from dagc.errors import ActorDiedError, GetTimeoutError
+from dagc.errors import ActorDiedError, GetTimeoutError, SerializationError
 from dagc.executor import Membership, TraceKey, run_program
 from dagc.options import CompileOptions
 from dagc.passes.channels import BUFFERED
 from dagc.passes.lower import Lowered
 from dagc.plan import HEADS, Plan
 from dagc.plan import Channel as PlannedChannel
+from dagc.program import Program, Run
 from dagc.timing.recorder import DriverRecorder
 from dagc.workers import end_workers
 from runtime import preload
 from runtime.calls import ActorHandle
 from runtime.engine import Engine, Loop
+from runtime.unsendable import unsendable
 
 __all__ = ["DEATH_SECONDS", "Installation", "install"]
 
@@ -112,7 +115,10 @@ def install(
             key = TraceKey(trace, actor) if options.trace else None
             ranges = options.trace == "nvtx"
             joins = {name: memberships[name] for name in program.ranks}
-            loops[actor] = engine.start_loop(handles[actor], run_program, program, needed, joins, key, ranges)
+            try:
+                loops[actor] = engine.start_loop(handles[actor], run_program, program, needed, joins, key, ranges)
+            except SerializationError as error:
+                raise _unsendable(program, error) from error
         writers = {name: open_writer(specs[name]) for name in lowered.driver.sends}
         readers = {name: open_reader(specs[name], index) for name, index in lowered.driver.reads.items()}
         readers, writers = tensor_ends(lowered.driver.tensors, readers, writers, {})
@@ -126,6 +132,17 @@ def install(
     return Installation(
         channels, loops, writers, readers, tuple(handles[name] for name in workers), recorder, tuple(groups)
     )
+
+
+def _unsendable(program: Program, error: SerializationError) -> SerializationError:
+    """What was bound and is no node goes with the program: the call that has what cannot be sent."""
+    calls = (call for step in program.steps if isinstance(step, Run) for call in step.calls)
+    for call in calls:
+        try:
+            pack((call.args, dict(call.kwargs)))
+        except SerializationError as found:
+            return unsendable(call.node, call.args, call.kwargs, found)
+    return error
 
 
 def _wait_until_ready(loops: Mapping[str, Loop], options: CompileOptions) -> None:

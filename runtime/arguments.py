@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from channels.errors import SerializationError
 from channels.serialize import pack
 from runtime.calls import DagNode
 from runtime.errors import GraphError
 from runtime.outcomes import open_value
 from runtime.refs import ObjectRef
+from runtime.unsendable import unsendable
 
 __all__ = ["Argument", "load_arguments", "pack_arguments"]
 
@@ -25,8 +27,11 @@ class Argument:
     index: int
 
 
-def pack_arguments(what: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[bytes, list[ObjectRef]]:
-    """(args, kwargs) packed, with an Argument for each ObjectRef, and these refs.
+def pack_arguments(
+    what: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, callee: tuple[Any, ...] = ()
+) -> tuple[bytes, list[ObjectRef]]:
+    """(args, kwargs) packed, with an Argument for each ObjectRef, and these refs. `callee`, if it goes along: the class
+    or function, in front of the arguments.
 
     Raises GraphError if one of them is a DagNode, SerializationError if one cannot be pickled; `what` names the call.
     """
@@ -42,8 +47,11 @@ def pack_arguments(what: str, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
             )
         return value
 
-    packed = pack(([place(value) for value in args], {name: place(value) for name, value in kwargs.items()}))
-    return packed, refs
+    placed, named = [place(value) for value in args], {name: place(value) for name, value in kwargs.items()}
+    try:
+        return pack(([*callee, *placed], named)), refs
+    except SerializationError as error:
+        raise unsendable(what, placed, named, error) from error
 
 
 def load_arguments(payload: bytes, values: Sequence[bytes]) -> tuple[list[Any], dict[str, Any]]:

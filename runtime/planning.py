@@ -80,7 +80,7 @@ class PlanningEngine:
         """A handle of an actor that is never started: the constructor is not called."""
         self._check()
         actor = new_actor_id()
-        pack_arguments(f"{cls.__name__}(...)", (travelling(cls), *args), kwargs)
+        pack_arguments(f"{cls.__name__}(...)", args, kwargs, callee=(travelling(cls),))
         label = f"{options.name or cls.__name__}({actor})"
         with self._lock:
             for other in self._actors.values():

@@ -104,7 +104,7 @@ class TaskPool:
         Raises GraphError for a DagNode among the arguments, SerializationError, MessageTooLargeError.
         """
         function: RemoteFunction = call.function
-        payload, refs = pack_arguments(function.label, (function, *call.args), call.kwargs)
+        payload, refs = pack_arguments(function.label, call.args, call.kwargs, callee=(function,))
         check_size(f"{function.label}: its arguments", [payload])
         results = [new_result() for _ in range(call.method.num_returns)]
         task = _Task(function.label, function.actor_options, payload, refs, results)

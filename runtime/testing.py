@@ -146,7 +146,7 @@ class ThreadEngine:
     ) -> ActorHandle:
         self._check()
         actor_id = new_actor_id()
-        payload, refs = pack_arguments(f"{cls.__name__}(...)", (travelling(cls), *args), kwargs)
+        payload, refs = pack_arguments(f"{cls.__name__}(...)", args, kwargs, callee=(travelling(cls),))
         label = f"{options.name or cls.__name__}({actor_id})"
         with self._lock:
             for other in self._actors.values():

@@ -23,6 +23,7 @@ PARTS = (
     "session",
     "tensor_transport",
     "timeouts",
+    "unsendable",
 )
 CONTRACT = {"runtime", *(f"runtime.{part}" for part in PARTS)}
 #: A worker's first file: it cannot import us before it has set sys.path, which it is told when it runs.

@@ -84,7 +84,7 @@ class EmbeddedEngine:
     ) -> ActorHandle:
         self._check()
         actor = new_actor_id()
-        payload, refs = pack_arguments(f"{cls.__name__}(...)", (travelling(cls), *args), kwargs)
+        payload, refs = pack_arguments(f"{cls.__name__}(...)", args, kwargs, callee=(travelling(cls),))
         check_size(f"{cls.__name__}: its constructor's arguments", [payload])
         create = pb.Create(
             actor=actor,

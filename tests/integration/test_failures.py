@@ -163,3 +163,30 @@ def test_a_compiled_graph_is_no_argument(actors: list[Any]) -> None:
             with pytest.raises(dagc.SerializationError, match=r"CompiledGraph\(inner, 1 actors, running\) cannot be"):
                 graph.execute(given)
         assert graph.execute(5).get() == 5
+
+
+class Pair:
+    def both(self, x: Any, other: Any) -> Any:
+        return x, other
+
+
+def identity(x: Any) -> Any:
+    return x
+
+
+def test_what_was_bound_and_cannot_be_sent_is_named(engine: str) -> None:
+    stage = dagc.remote(Pair).remote()
+    with InputNode() as x:
+        constant = stage.both.bind(stage.both.bind(x, 1), other=[threading.Lock()])
+    with pytest.raises(dagc.SerializationError, match=r"^Pair_0\.both#1, argument other=: a value of type list cannot"):
+        dagc.compile(constant)
+    with pytest.raises(
+        dagc.SerializationError, match=r"\.both, argument other=: a value of type list cannot be pickled"
+    ):
+        dagc.run(constant, 1)
+    with pytest.raises(dagc.SerializationError, match=r"^identity, positional argument 1: a value of type lock cannot"):
+        dagc.remote(identity).remote(threading.Lock())
+    with InputNode() as x:
+        fine = stage.both.bind(x, 1)
+    with dagc.compile(fine) as graph:
+        assert graph.execute(2).get(timeout=WATCHDOG) == (2, 1)

@@ -258,7 +258,9 @@ def test_stop_iteration(actor: Any) -> None:
 
 
 def test_what_cannot_be_pickled(actor: Any) -> None:
-    with pytest.raises(SerializationError):
+    with pytest.raises(
+        SerializationError, match=r"\.echo, positional argument 1: a value of type lock cannot be pickled"
+    ):
         actor.echo.remote(threading.Lock())
     with pytest.raises(SerializationError):
         runtime.get(actor.unpicklable.remote())
