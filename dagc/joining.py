@@ -13,6 +13,7 @@ from typing import Any
 
 from channels import ChannelBroken, ChannelClosed, Failure
 from channels.communicators import Communicator
+from channels.devices import check_history
 from channels.errors import MismatchError
 from channels.failures import describe
 from channels.serialize import pack, unpack
@@ -38,6 +39,8 @@ def joiner(
         if type(value) is Failure:
             return decline(value, execution)
         try:
+            if getattr(value, "requires_grad", False):
+                check_history(value)  # as on an edge: it would be lost without a word
             return collective(value)
         except (ChannelClosed, ChannelBroken):
             raise

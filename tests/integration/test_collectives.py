@@ -250,6 +250,28 @@ def test_torch_tensors_stay_tensors(workers: list[Any]) -> None:
             assert value.tolist() == [9.0] * 3
 
 
+def test_a_gradient_history_is_refused_and_not_lost(workers: list[Any]) -> None:
+    torch = pytest.importorskip("torch")
+
+    def leaf(x: float) -> Any:
+        return torch.ones(3, requires_grad=True)
+
+    def with_history(x: float) -> Any:
+        return torch.ones(3, requires_grad=True) * x
+
+    with InputNode() as x:
+        parts = [
+            dagc.remote(function).bind(workers[i].total.bind(x)) for i, function in enumerate((leaf, with_history))
+        ]
+        dag = dagc.allreduce.bind(parts)[0]
+    with (
+        dagc.compile(dag, timeout=WATCHDOG) as graph,
+        pytest.raises(dagc.SerializationError, match=r"gradient history .* send tensor\.detach\(\)") as raised,
+    ):
+        graph.execute(np.ones(2)).get()
+    assert any("rank 1 declined" in note for note in raised.value.__notes__)
+
+
 def test_the_death_of_a_rank_reaches_everybody(engine: str) -> None:
     if engine == "threads":
         pytest.skip("it would end this process")
