@@ -16,6 +16,7 @@ from runtime.calls import BoundCall
 from runtime.conformance_subject import (
     LIMIT_S,
     Waiting,
+    collect,
     error_of,
     fail,
     gates,
@@ -81,6 +82,11 @@ def _check_concurrency(engine: Engine) -> None:
     assert max(get([submit(engine, handle, "meet", 3) for _ in range(3)])) == 3
     assert get([submit(engine, handle, "later", i) for i in range(10)]) == list(range(10))
     assert isinstance(error_of(submit(engine, handle, "fail_later")), LookupError)
+    waiter = new(engine)
+    waiting = submit(engine, waiter, "never")
+    assert engine.call(waiter, collect).result(LIMIT_S)
+    assert not waiting.future().done(), "the garbage collector took a method that waits"
+    engine.kill(waiter)
 
 
 def _check_results(engine: Engine) -> None:

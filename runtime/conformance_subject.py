@@ -5,6 +5,7 @@ actor's process imports them.
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ __all__ = [
     "LIMIT_S",
     "Subject",
     "Waiting",
+    "collect",
     "error_of",
     "fail",
     "gates",
@@ -96,6 +98,12 @@ class Subject:
         await asyncio.sleep(0)
         return value
 
+    async def never(self) -> None:
+        """Waits for what nobody but this call knows; opens the gate when it does."""
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self.gate.set)
+        await loop.create_future()
+
     async def fail_later(self) -> None:
         await asyncio.sleep(0)
         raise LookupError("later")
@@ -107,6 +115,13 @@ class Subject:
 def open_gate(context: ActorContext) -> str:
     context.instance.gate.set()
     return context.label
+
+
+def collect(context: ActorContext) -> bool:
+    """Collect garbage once the gate is open."""
+    opened: bool = context.instance.gate.wait(LIMIT_S)
+    gc.collect()
+    return opened
 
 
 def refuse(context: ActorContext, text: str) -> None:

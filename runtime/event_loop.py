@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 __all__ = ["EventLoopThread"]
@@ -17,6 +18,8 @@ class EventLoopThread:
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
+        #: A loop refers to its tasks weakly: one that waits for what only it knows would be collected as garbage.
+        self._started: set[Future[None]] = set()
         self._ending: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -31,7 +34,9 @@ class EventLoopThread:
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine there, and do not wait."""
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        started = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        self._started.add(started)
+        started.add_done_callback(self._started.discard)
 
     def close(self, *, wait: bool = True) -> None:
         """Cancel what is running there and end the thread. Only once."""

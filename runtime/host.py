@@ -245,7 +245,7 @@ class ActorHost:
         """A reply with these values, or with the reason why they cannot be sent."""
         try:
             packed = values()
-            check_size(f"what {self._label}.{request.method} returned", packed)
+            check_size(f"the values that {self._label}.{request.method} returned", packed)
         except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
             return Reply(request.id, True, True, (pack_failure(error, skip=2),))
         return Reply(request.id, False, last, packed)

@@ -52,9 +52,9 @@ class Reply:
 
 
 def check_size(what: str, parts: Sequence[bytes]) -> None:
-    """Raise MessageTooLargeError if `parts` do not fit into one message."""
+    """Raise MessageTooLargeError if `parts` (`what`: a plural) do not fit into one message."""
     total = sum(map(len, parts))
     if total > MAX_MESSAGE_BYTES:
         raise MessageTooLargeError(
-            f"{what} is {total} bytes; one call carries at most {MAX_MESSAGE_BYTES}; pass it in several pieces"
+            f"{what} take {total} bytes; one call carries at most {MAX_MESSAGE_BYTES}; pass them in several pieces"
         )

@@ -8,7 +8,6 @@ All of it runs on the control thread; the spawner's reports are posted there.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -76,21 +75,20 @@ class Head:
         """One process of the session, for as long as it is there."""
         link = next(self._numbers)
         outbox = self._links[link] = rpc.Outbox()
-        writer = asyncio.ensure_future(outbox.write_to(write))
         actor = ActorId("")
         try:
-            async for message in messages:
-                if message.WhichOneof("body") == "hello":
-                    actor = ActorId(message.hello.actor)
-                try:
-                    self._carry_out(self._event(link, actor, message))
-                except GraphError as error:
-                    outbox.put(pb.FromHead(id=message.id, refused=str(error)))
-                    if message.create.resources.get(TASK_CPUS):
-                        for other in self._links.values():
-                            other.put(pb.FromHead(release=pb.Release()))
+            async with outbox.written_by(write):
+                async for message in messages:
+                    if message.WhichOneof("body") == "hello":
+                        actor = ActorId(message.hello.actor)
+                    try:
+                        self._carry_out(self._event(link, actor, message))
+                    except GraphError as error:
+                        outbox.put(pb.FromHead(id=message.id, refused=str(error)))
+                        if message.create.resources.get(TASK_CPUS):
+                            for other in self._links.values():
+                                other.put(pb.FromHead(release=pb.Release()))
         finally:
-            writer.cancel()
             del self._links[link]
             self._carry_out(self._state.link_gone(link))
 

@@ -73,16 +73,14 @@ class HeadLink:
     async def _run(self, folder: SessionFolder) -> None:
         async with rpc.open_channel(folder.head()) as channel:
             stream = rpc.open_stream(channel, rpc.LINK, folder.token())
-            writer = asyncio.ensure_future(self._outbox.write_to(stream.write))
             try:
-                async for message in stream:
-                    self._take(message)
+                async with self._outbox.written_by(stream.write):
+                    async for message in stream:
+                        self._take(message)
             except grpc.aio.AioRpcError as error:
                 lost = EngineError(f"the session has ended: {error.details()}")
             else:
                 lost = EngineError("the session has ended")
-            finally:
-                writer.cancel()
         for question in self._questions.values():
             if not question.done():
                 question.set_exception(lost)

@@ -112,17 +112,16 @@ class _Peer:
         """Send and receive until the actor is dead."""
         async with rpc.open_channel(self._folder.worker(self._actor)) as channel:
             stream = rpc.open_stream(channel, rpc.CALLS, self._folder.token())
-            writer = asyncio.ensure_future(self._outbox.write_to(stream.write))
             reader = asyncio.ensure_future(self._read(stream))
             try:
-                death = await asyncio.shield(self._link.death(self._actor))
-                # The notice may overtake what the actor had answered.
-                await asyncio.wait([reader], timeout=_LAST_WORDS_S)
-                return death
+                async with self._outbox.written_by(stream.write):
+                    death = await asyncio.shield(self._link.death(self._actor))
+                    # The notice may overtake what the actor had answered.
+                    await asyncio.wait([reader], timeout=_LAST_WORDS_S)
+                    return death
             finally:
-                for task in (writer, reader):
-                    task.cancel()
-                await asyncio.gather(writer, reader, return_exceptions=True)
+                reader.cancel()
+                await asyncio.gather(reader, return_exceptions=True)
 
     async def _read(self, stream: Any) -> None:
         # Why the stream ended is nothing: the head tells how the process did.

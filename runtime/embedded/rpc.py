@@ -7,6 +7,7 @@ generated file to keep.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -51,8 +52,18 @@ class Outbox:
         self._messages.append(message)
         self._filled.set()
 
-    async def write_to(self, write: Write) -> None:
-        """Write what comes, for ever."""
+    @contextlib.asynccontextmanager
+    async def written_by(self, write: Write) -> AsyncIterator[None]:
+        """Write what comes while this is open. That a write failed is nothing: who reads hears that the stream ended,
+        and a message that cannot be written was refused before it came here."""
+        writer = asyncio.ensure_future(self._write(write))
+        try:
+            yield
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self, write: Write) -> None:
         while True:
             await self._filled.wait()
             self._filled.clear()

@@ -6,6 +6,7 @@ It waits in epoll for pidfds; where the kernel or a sandbox has none (ENOSYS, EP
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -55,6 +56,9 @@ class Spawner:
         self._children: dict[ActorId, _Child] = {}
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._closing = False
+        #: The thread has ended and the pipe is closed: its number may be somebody else's by now. Behind the lock.
+        self._closed = False
+        self._lock = threading.Lock()
         self._epoll = select.epoll()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._epoll.register(self._wake_read, select.EPOLLIN)
@@ -71,19 +75,32 @@ class Spawner:
         self._post(lambda: self._kill(actor))
 
     def close(self) -> None:
-        """Kill every worker, wait until they are gone, and end the thread."""
+        """Kill every worker, wait until they are gone, and end the thread. To be called once.
+
+        `spawn` and `kill` may come later, from whoever hears only then of a process that is gone: nothing is started.
+        """
         self._post(self._close)
         self._thread.join()
-        self._epoll.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        with self._lock:
+            self._closed = True
+            self._epoll.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+        self._work()
 
     def _post(self, job: Callable[[], None]) -> None:
-        self._jobs.put(job)
-        try:
-            os.write(self._wake_write, b"\0")
-        except BlockingIOError:  # a pipe full of wake-ups wakes
-            return
+        with self._lock:
+            if not self._closed:
+                self._jobs.put(job)
+                # A pipe full of wake-ups wakes.
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._wake_write, b"\0")
+                return
+        job()  # no worker is left: it starts none and finds none
+
+    def _work(self) -> None:
+        while not self._jobs.empty():
+            self._jobs.get()()
 
     def _run(self) -> None:
         # Inherited by the workers until boot.py ignores it: Ctrl-C must not hit one that is just starting.
@@ -94,8 +111,7 @@ class Spawner:
                     os.read(self._wake_read, 4096)
                 elif descriptor in self._by_pidfd:
                     self._reap(self._by_pidfd[descriptor])
-            while not self._jobs.empty():
-                self._jobs.get()()
+            self._work()
 
     def _spawn(self, actor: ActorId, environment: Mapping[str, str]) -> None:
         if self._closing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import os
 import queue
@@ -75,13 +74,12 @@ class _Calls:
 
     async def _serve_caller(self, messages: AsyncIterator[pb.CallRequest], write: rpc.Write) -> None:
         outbox = rpc.Outbox()
-        writer = asyncio.ensure_future(outbox.write_to(write))
 
         def answer(reply: Reply) -> None:
             message = pb.CallReply(id=reply.id, failed=reply.failed, last=reply.last, values=reply.values)
             self._control.soon(outbox.put, message)
 
-        try:
+        async with outbox.written_by(write):
             async for message in messages:
                 request = Request(
                     message.id,
@@ -92,8 +90,7 @@ class _Calls:
                     message.num_returns,
                 )
                 self._host.receive(request, answer)
-        finally:
-            writer.cancel()  # the caller is gone, and with it whoever waited for the replies
+        # The caller is gone, and with it whoever waited for the replies.
 
 
 def _exit(code: int) -> None:

@@ -17,6 +17,7 @@ from channels.errors import ChannelBroken
 from channels.testing_communicators import CHECKS, WATCHDOG, Party, ProcessParty, Subject
 from channels.testing_group_subject import caught
 from tests import ranks
+from tests.stopping import stopped
 
 pytest.importorskip("torch")
 
@@ -108,10 +109,9 @@ def test_a_stopped_rank_is_waited_for_no_longer_than_the_timeout(parties: Sequen
     victim = ProcessParty()
     try:
         with Subject(GlooTransport(), parties).group(2, [parties[0], victim]) as members:
-            os.kill(victim.process.pid, signal.SIGSTOP)
-            members.start(0, ranks.timed_out, "allreduce", 0.1)
-            assert "rank 0 waited 0.1 s for rank 1 to come to this allreduce" in members.outcome(0)
-            os.kill(victim.process.pid, signal.SIGCONT)
+            with stopped(victim.process.pid):
+                members.start(0, ranks.timed_out, "allreduce", 0.1)
+                assert "rank 0 waited 0.1 s for rank 1 to come to this allreduce" in members.outcome(0)
             members.start(1, ranks.broken, "allreduce", 0)
             assert "rank 0 waited 0.1 s for rank 1" in members.outcome(1)
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import threading
@@ -17,8 +16,10 @@ from channels.communicators.shm import ShmGroup
 from channels.errors import ChannelBroken, ChannelClosed, ChannelTimeout
 from channels.shm import memory
 from channels.testing_group_subject import Members, Subject
-from channels.testing_ranks import WATCHDOG, ProcessParty
+from channels.testing_ranks import ProcessParty
 from tests import group_ranks as ranks
+from tests.stopping import stopped
+from tests.waiting import wait_until
 
 #: Elements that take some milliseconds to reduce: a kill mostly comes while they move.
 LARGE = 1 << 20
@@ -37,15 +38,6 @@ def start() -> Iterator[Callable[[int], Subject]]:
     for party in parties:
         party.close()
     _ring.collect()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(int(WATCHDOG / 0.001)):
-        if condition():
-            return
-        pause.wait(0.001)
-    raise AssertionError("it never came to that")
 
 
 def until_asleep(members: Members, waits: dict[int, int]) -> None:
@@ -142,13 +134,10 @@ def test_a_stopped_rank_is_a_timeout_and_finds_the_group_broken_when_it_goes_on(
 ) -> None:
     with start(2).group(2) as members:
         assert members.all(ranks.sum_once) == [1.0, 1.0]
-        stopped = process_of(members, 1).process
-        stopped.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
-        members.start(1, ranks.sum_once)
-        members.start(0, ranks.sum_once, 4, 0.05)
-        assert type(error_of(members, 0)) is ChannelTimeout
-        stopped.send_signal(signal.SIGCONT)
+        with stopped(process_of(members, 1).process.pid):
+            members.start(1, ranks.sum_once)
+            members.start(0, ranks.sum_once, 4, 0.05)
+            assert type(error_of(members, 0)) is ChannelTimeout
         error = error_of(members, 1)
         assert type(error) is ChannelBroken
         assert "rank 0 gave up allreduce: rank 1 did not come in time" in str(error)

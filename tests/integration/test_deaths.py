@@ -22,6 +22,7 @@ import pytest
 
 import dagc
 from dagc import InputNode, MultiOutputNode
+from tests.stopping import stopped
 
 #: Far more than a notice of a death takes; a get that needs it has hung.
 HANG = 30
@@ -117,13 +118,10 @@ def test_a_timeout_names_an_actor_that_is_stopped() -> None:
     (first, _) = pids(stages)
     with dagc.compile(chain(stages)) as graph:
         assert graph.execute(1).get(timeout=HANG) == 1
-        os.kill(first, signal.SIGSTOP)
-        ref = graph.execute(2)
-        try:
+        with stopped(first):
+            ref = graph.execute(2)
             with pytest.raises(dagc.GetTimeoutError, match=rf"its process {first} is stopped \(SIGCONT"):
                 ref.get(timeout=0.1)
-        finally:
-            os.kill(first, signal.SIGCONT)
         assert ref.get(timeout=HANG) == 2
     for stage in stages:
         dagc.kill(stage)

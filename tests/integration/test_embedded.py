@@ -381,6 +381,24 @@ def test_process_that_cannot_start() -> None:
     assert reasons[0].startswith("its process could not be started: ")
 
 
+def test_news_that_comes_after_the_end_of_the_spawner_touches_nothing() -> None:
+    """The links of killed workers break one after the other: some of it is heard when the workers are gone."""
+    folder = SessionFolder.create()
+    reasons: list[str] = []
+    spawner = Spawner(folder.path, lambda _actor, _pid: None, lambda _actor, reason: reasons.append(reason))
+    spawner.close()
+    ends = [os.pipe2(os.O_NONBLOCK) for _ in range(4)]  # they take the numbers of what was closed
+    spawner.kill(ActorId("a"))
+    spawner.spawn(ActorId("b"), {})
+    for read, write in ends:
+        with pytest.raises(BlockingIOError):
+            os.read(read, 1)
+        os.close(read)
+        os.close(write)
+    folder.remove()
+    assert reasons == ["the engine was shut down"]
+
+
 # ---- the session ----
 
 

@@ -34,6 +34,7 @@ from channels import (
     wake_fd,
 )
 from channels.shm import memory, trim
+from tests.waiting import wait_until
 
 #: So that other processes import what this one has imported.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(channels.__file__).parent.parent)}
@@ -46,6 +47,7 @@ import numpy as np
 from channels import *
 from channels import _ring
 from channels.shm import memory, trim
+from tests.waiting import wait_until
 specs = pickle.loads(base64.b64decode(sys.argv[1])) if len(sys.argv) > 1 else []
 def say(text): print(text, flush=True)
 def hear(): return sys.stdin.readline().strip()
@@ -102,15 +104,6 @@ def start() -> Iterator[Callable[..., Child]]:
 
 def ring(name: str = "x", **options: Any) -> Channel:
     return create_channel(ChannelSpec(name, "shm", **options))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(int(PATIENCE / 0.002)):
-        if condition():
-            return
-        pause.wait(0.002)
-    raise AssertionError("it never came to that")
 
 
 ECHO = """

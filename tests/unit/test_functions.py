@@ -428,7 +428,7 @@ def test_failure_at_the_head_of_a_long_chain(actor: Any) -> None:
 def test_value_that_cannot_be_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.messages.MAX_MESSAGE_BYTES", 20_000)
     half = runtime.put(np.zeros(1500))
-    with pytest.raises(MessageTooLargeError, match="echo: its arguments is 2"):
+    with pytest.raises(MessageTooLargeError, match="echo: its arguments take 2"):
         runtime.get(echo.remote(half, half))
     with pytest.raises(MessageTooLargeError, match="echo: its arguments"):
         echo.remote(np.zeros(3000))

@@ -1,0 +1,22 @@
+"""Waiting for what another thread or process will do, where nothing reports it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+__all__ = ["wait_until"]
+
+#: A watchdog: whoever needs this many seconds hangs.
+_PATIENCE = 60.0
+_PAUSE = 0.002
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return once `condition()` is true."""
+    pause = threading.Event()
+    for _ in range(int(_PATIENCE / _PAUSE)):
+        if condition():
+            return
+        pause.wait(_PAUSE)
+    raise AssertionError("it never came to that")
