@@ -100,10 +100,16 @@ def run_program(
     return None if recorder is None else recorder.rows()
 
 
-def recorded(_context: ActorContext, trace: TraceKey) -> Rows | None:
-    """What a loop of this process has recorded so far; None if it has ended, and its rows are on their way."""
+def recorded(_context: ActorContext, trace: TraceKey, execution: int) -> Rows | None:
+    """What a loop of this process has recorded, up to `execution` at least, whose results the driver has had.
+
+    None if the loop has ended, and its rows are on their way.
+    """
     recorder = _recorders.get(trace)
-    return None if recorder is None else recorder.rows()
+    if recorder is None:
+        return None
+    recorder.settle(execution)
+    return recorder.rows()
 
 
 @contextmanager

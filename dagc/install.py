@@ -34,8 +34,10 @@ from runtime.unsendable import unsendable
 
 __all__ = ["DEATH_SECONDS", "Installation", "install"]
 
-#: How much later than what it does to others a death may be told.
-DEATH_SECONDS = 1.0
+#: How much later than what it does to others a death may be told. Shorter than ending.REASON_SECONDS.
+DEATH_SECONDS = 3.0
+#: Actors have this long at least to set up their loops: the graph's timeout is of executions, and may be milliseconds.
+READY_SECONDS = 30.0
 #: How long an install that failed waits for the loops that it had started.
 UNDO_SECONDS = 1.0
 
@@ -151,7 +153,8 @@ def _wait_until_ready(loops: Mapping[str, Loop], options: CompileOptions) -> Non
     The survivors of a group may hear of a death before the engine does: then that is waited for a moment.
     """
     all_ready = [loop.ready for loop in loops.values()]
-    done, pending = wait(all_ready, options.timeout, "FIRST_EXCEPTION")
+    patience = None if options.timeout is None else max(options.timeout, READY_SECONDS)
+    done, pending = wait(all_ready, patience, "FIRST_EXCEPTION")
     errors = [error for ready in done if (error := ready.exception()) is not None]
     if errors and all(isinstance(error, ChannelBroken) for error in errors):
         later, _ = wait(pending, DEATH_SECONDS)
@@ -160,7 +163,7 @@ def _wait_until_ready(loops: Mapping[str, Loop], options: CompileOptions) -> Non
         raise error
     if pending:
         late = [actor for actor, loop in loops.items() if loop.ready in pending]
-        raise GetTimeoutError(f"graph {options.name}: {', '.join(late)} did not answer within {options.timeout} s")
+        raise GetTimeoutError(f"graph {options.name}: {', '.join(late)} did not set up its part within {patience} s")
 
 
 def _break_all(channels: Mapping[str, Channel], groups: Iterable[GroupHandle], reason: str) -> None:

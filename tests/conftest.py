@@ -34,7 +34,7 @@ wake_fd()
 #: may belong to another program of the machine.
 _SHM_PREFIXES = ("dagc", "psm_", "sem.mp-", "torch_", "pymp-")
 #: How long what is ending may take to end; nothing waits for this where nothing leaks.
-_GRACE_S = 5.0
+_GRACE_S = 30.0
 
 
 @dataclass(frozen=True)

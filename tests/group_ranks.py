@@ -91,14 +91,15 @@ def sum_in_two_threads(communicator: Communicator) -> str:
 
     def second() -> None:
         begun.wait()
+        whole = np.zeros(5)
         while not errors:
             try:
-                communicator.allreduce(np.ones(4), timeout=0)
+                communicator.allreduce(whole[:-1], out=whole[1:])
+            except ValueError:  # refused for its overlap, and unheard: the first call is not there yet
+                continue
             except RuntimeError as error:
                 errors.append(str(error))
                 communicator.abort("that is enough")
-            except ChannelBroken:
-                errors.append("it came first, and broke the group")
 
     thread = threading.Thread(target=second)
     thread.start()

@@ -27,7 +27,7 @@ def test_prints_its_expected_output(path: Path) -> None:
     _, expected = docstring.split(MARK)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # dagc may be tested without being installed
     done = subprocess.run(
-        [sys.executable, path], env=environment, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, path], env=environment, capture_output=True, text=True, timeout=170, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip("\n") == expected.rstrip("\n")

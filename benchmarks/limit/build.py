@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.machinery
 import importlib.util
+import os
 import shutil
 import subprocess
 import sysconfig
@@ -49,10 +50,11 @@ def _compile(library: Path) -> None:
     if compiler is None:
         raise CannotBuildError("no C compiler (cc, gcc or clang) was found")
     library.parent.mkdir(parents=True, exist_ok=True)
+    made = library.with_name(f"{library.name}.{os.getpid()}")  # several may build it at the same time
     headers = sysconfig.get_path("include")
-    command = [compiler, "-std=gnu11", "-O2", "-shared", "-fPIC", f"-I{headers}", str(SOURCE), "-o", f"{library}.new"]
+    command = [compiler, "-std=gnu11", "-O2", "-shared", "-fPIC", f"-I{headers}", str(SOURCE), "-o", str(made)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or ["without a word"]
         raise CannotBuildError(f"{compiler} failed: {lines[0]}")
-    Path(f"{library}.new").rename(library)
+    made.rename(library)

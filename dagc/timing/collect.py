@@ -30,17 +30,19 @@ def collect_trace(
     Raises what an actor raised, ActorDiedError included.
     """
     pids = {name: info.pid for name, info in zip(handles, engine.describe(list(handles.values())), strict=True)}
+    rows = driver.rows()
+    last = int(rows[0].max(initial=0))
     asked = {
-        actor: engine.call(handles[actor], recorded, TraceKey(driver.graph, actor))
+        actor: engine.call(handles[actor], recorded, TraceKey(driver.graph, actor), last)
         for actor, loop in loops.items()
         if not loop.done.done()
     }
-    parties = {DRIVER: _party(plan, DRIVER, os.getpid(), driver.rows())}
+    parties = {DRIVER: _party(plan, DRIVER, os.getpid(), rows)}
     for actor, loop in loops.items():
-        rows: Any = asked[actor].result() if actor in asked else None
-        if rows is None:
-            rows = loop.done.result()
-        parties[actor] = _party(plan, actor, pids[actor], rows)
+        found: Any = asked[actor].result() if actor in asked else None
+        if found is None:
+            found = loop.done.result()
+        parties[actor] = _party(plan, actor, pids[actor], found)
     return Trace(plan, parties)
 
 

@@ -22,6 +22,7 @@ __all__ = ["KEPT", "DriverRecorder", "Recorder", "Rows"]
 #: Executions that are kept: at a millisecond each, the last four seconds. And times, if an execution has very many.
 KEPT = 4096
 KEPT_TIMES = 2_000_000
+SETTLE_SECONDS = 2.0
 
 Ints = npt.NDArray[np.int64]
 #: executions (rows,), begins, ends and CPU times (rows, ops); nanoseconds.
@@ -39,6 +40,15 @@ class Recorder:
     def record(self, segment: int, row: tuple[int, ...]) -> None:
         """A row: the execution, a time before each op and one after the last, then the CPU time of each call."""
         self._rows[segment].append(row)
+
+    def settle(self, execution: int) -> None:
+        """Wait until that execution, whose results are there, has been recorded: a loop does so after it has sent.
+
+        Or until SETTLE_SECONDS are over: a loop that has failed records nothing more.
+        """
+        end = time.monotonic() + SETTLE_SECONDS
+        while not all(rows and rows[-1][0] >= execution for rows in self._rows) and time.monotonic() < end:
+            time.sleep(0.001)
 
     def rows(self) -> Rows:
         """The executions of which every op has been recorded."""

@@ -16,7 +16,7 @@ from dagc import InputNode, MultiOutputNode
 
 class Stage:
     def __init__(self) -> None:
-        self._open = threading.Event()
+        self._open, self._begun = threading.Event(), threading.Event()
 
     def add(self, x: int) -> int:
         if x < 0:
@@ -24,8 +24,12 @@ class Stage:
         return x + 1
 
     def gated(self, x: int) -> int:
+        self._begun.set()
         assert self._open.wait(60)
         return x
+
+    def until_gated(self) -> None:
+        assert self._begun.wait(60)
 
     def open(self) -> None:
         self._open.set()
@@ -126,6 +130,7 @@ def test_the_graphs_timeout_holds_for_await(stages: list[Any]) -> None:
 
     async def main(graph: dagc.CompiledGraph) -> None:
         ref = await graph.execute_async(5)
+        await asyncio.to_thread(dagc.get, fresh.until_gated.remote())
         with pytest.raises(dagc.GetTimeoutError, match=r"at work: Stage_0 in run Stage_0\.gated"):
             await ref
         fresh.open.remote()

@@ -192,7 +192,7 @@ def test_a_result_waits_for_the_leaves_of_its_execution_within_its_timeout(recor
         gate.wait.bind(x)
     with dagc.compile(y, timeout=WATCHDOG) as graph:
         ref = graph.execute(1)
-        with pytest.raises(dagc.GetTimeoutError, match=r"Gate_0\.wait"):
+        with pytest.raises(dagc.GetTimeoutError, match="Gate_0"):
             ref.get(timeout=0.05)
         assert not ref.done
         dagc.get(gate.open.remote())

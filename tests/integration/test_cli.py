@@ -57,7 +57,9 @@ def folder(tmp_path: Path) -> Path:
 def dagc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "dagc", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=55)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=170
+    )
 
 
 def test_explain_starts_no_process(folder: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
 
+import psutil
 import pytest
 
 from channels import _ring
@@ -91,10 +93,13 @@ def test_the_creator_may_end_the_wait_for_a_dead_rank_at_once(start: Callable[[i
         members.start(0, ranks.sum_once)
         members.start(2, ranks.receive, 1)
         until_asleep(members, {0: 1, 2: 1})
-        process_of(members, 1).kill()
+        victim = process_of(members, 1)
+        victim.kill()
         members.handle.abort("Stage_1 died: SIGKILL")
-        for rank in (0, 2):
-            assert str(error_of(members, rank)) == "communicator checked: Stage_1 died: SIGKILL"
+        # Ranks look for themselves, too, ten times a second: whoever is first gives the reason, and it is everybody's.
+        seen = f"rank 1 is gone: its process {victim.process.pid} has ended"
+        told = {str(error_of(members, rank)) for rank in (0, 2)}
+        assert told in ({"communicator checked: Stage_1 died: SIGKILL"}, {f"communicator checked: {seen}"})
 
 
 def test_members_outlive_the_creator_of_their_group(start: Callable[[int], Subject]) -> None:
@@ -194,7 +199,9 @@ def test_whoever_waits_sleeps_and_holds_no_lock(start: Callable[[int], Subject])
         members.outcome(1)
         members.start(0, ranks.sum_while_counting)
         until_asleep(members, {0: 1})
-        threading.Event().wait(0.05)  # for the other thread to count
+        counting = psutil.Process(process_of(members, 0).process.pid)
+        before = counting.cpu_times().user
+        wait_until(lambda: counting.cpu_times().user >= before + 0.05)  # another thread counts: no lock is held
         members.start(1, ranks.sum_once)
         assert members.outcome(0) > 1000
         members.outcome(1)
@@ -246,6 +253,7 @@ def test_groups_leave_nothing_behind(start: Callable[[int], Subject]) -> None:
     assert subject.run(2, ranks.sum_once, LARGE) == [1.0, 1.0]
 
     def left() -> list[object]:
+        gc.collect()  # what earlier tests have left in cycles is not counted
         for party in subject.parties:
             party.start(ranks.belongings)
         return [memory()["live_blocks"], *(party.outcome() for party in subject.parties)]

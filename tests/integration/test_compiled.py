@@ -381,6 +381,7 @@ def test_a_timeout_names_what_is_waited_for_and_loses_nothing(engine: str) -> No
         dag = gate.work.bind(x)
     with dagc.compile(dag, name="slow", max_inflight=1, timeout=0.05) as graph:
         ref = graph.execute(1)
+        dagc.get(gate.until_begun.remote())
         with pytest.raises(
             dagc.GetTimeoutError, match=r"no Gate_0\.work within 0\.05 s.*at work: Gate_0 in run Gate_0\.work"
         ):
@@ -414,6 +415,7 @@ def test_teardown_of_a_busy_graph_warns_and_frees_who_waits(engine: str) -> None
         dag = gate.work.bind(x)
     graph = dagc.compile(dag, name="stuck")
     ref = graph.execute(1)
+    dagc.get(gate.until_begun.remote())
     with pytest.warns(RuntimeWarning, match=r"Gate_0 did not finish within 0\.05 s.*run Gate_0\.work"):
         graph.teardown(timeout=0.05)
     with pytest.raises(dagc.GraphClosedError, match="torn down"):
@@ -485,11 +487,15 @@ class Gate:
     """A method that returns when another call says so."""
 
     def __init__(self) -> None:
-        self._open = threading.Event()
+        self._open, self._begun = threading.Event(), threading.Event()
 
     def work(self, x: int) -> int:
+        self._begun.set()
         assert self._open.wait(60)
         return x
+
+    def until_begun(self) -> None:
+        assert self._begun.wait(60)
 
     def open(self) -> None:
         self._open.set()

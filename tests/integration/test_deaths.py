@@ -127,6 +127,22 @@ def test_a_timeout_names_an_actor_that_is_stopped() -> None:
         dagc.kill(stage)
 
 
+def test_an_actor_that_does_not_set_up_its_part_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph's timeout is of its executions: actors have their own time to set up in."""
+    monkeypatch.setattr("dagc.install.READY_SECONDS", 0.5)
+    stages = [RemoteStage.remote() for _ in range(2)]
+    (first, _) = pids(stages)
+    with (
+        stopped(first),
+        pytest.raises(dagc.GetTimeoutError, match=r"Stage_0 did not set up its part within 0\.5 s"),
+    ):
+        dagc.compile(chain(stages), timeout=0.01)
+    with dagc.compile(chain(stages), timeout=HANG) as graph:
+        assert graph.execute(1).get() == 1
+    for stage in stages:
+        dagc.kill(stage)
+
+
 def test_an_actor_without_a_descriptor_left_still_delivers() -> None:
     """To an actor that waits for several channels, and to a coroutine: it cannot open the pipe that would wake them."""
     stages = [RemoteStage.remote() for _ in range(2)]
@@ -208,31 +224,31 @@ def test_a_constructor_that_raised_is_the_cause() -> None:
     assert isinstance(raised.value.__cause__, RuntimeError)
 
 
-def test_killed_at_random_instants() -> None:
+@pytest.mark.parametrize("case", range(12))
+def test_killed_at_random_instants(case: int) -> None:
     """Seeded: kills land in compile, in execute, in the middle of large messages, in teardown."""
-    seed = int(os.environ.get("DAGC_TEST_SEED", "20"))
-    rng = random.Random(seed)
-    for case in range(12):
-        stages = [RemoteStage.remote() for _ in range(3)]
-        victim = rng.choice(pids(stages))
-        timer = threading.Timer(rng.uniform(0, 0.03), os.kill, (victim, signal.SIGKILL))
-        with InputNode() as x:
-            left = stages[1].forward.bind(stages[0].forward.bind(x))
-            dag = MultiOutputNode([stages[2].forward.bind(left), stages[2].forward.bind(x), left])
-        timer.start()
-        try:
-            with dagc.compile(dag, max_inflight=rng.choice([1, 2, 8])) as graph:
-                for i in range(100_000):
-                    value = np.full(rng.choice([1, 100, 50_000]), i)
-                    for found in dagc.get(graph.execute(value), timeout=HANG):
-                        assert np.array_equal(found, value), f"seed {seed}, case {case}"
-        except dagc.ActorDiedError as death:
-            assert death.pid == victim, f"seed {seed}, case {case}: {death}"  # noqa: PT017 - which one is the point
-        else:
-            raise AssertionError(f"seed {seed}, case {case}: the graph outlived its actor")
-        timer.join()
-        for stage in stages:
-            dagc.kill(stage)
+    seed = os.environ.get("DAGC_TEST_SEED", "20")
+    rng = random.Random(f"{seed}, {case}")
+    stages = [RemoteStage.remote() for _ in range(3)]
+    victim = rng.choice(pids(stages))
+    timer = threading.Timer(rng.uniform(0, 0.03), os.kill, (victim, signal.SIGKILL))
+    with InputNode() as x:
+        left = stages[1].forward.bind(stages[0].forward.bind(x))
+        dag = MultiOutputNode([stages[2].forward.bind(left), stages[2].forward.bind(x), left])
+    timer.start()
+    try:
+        with dagc.compile(dag, max_inflight=rng.choice([1, 2, 8])) as graph:
+            for i in range(100_000):
+                value = np.full(rng.choice([1, 100, 50_000]), i)
+                for found in dagc.get(graph.execute(value), timeout=HANG):
+                    assert np.array_equal(found, value), f"seed {seed}"
+    except dagc.ActorDiedError as death:
+        assert death.pid == victim, f"seed {seed}: {death}"  # noqa: PT017 - which one is the point
+    else:
+        raise AssertionError(f"seed {seed}: the graph outlived its actor")
+    timer.join()
+    for stage in stages:
+        dagc.kill(stage)
 
 
 def test_killing_the_driver_leaves_no_worker() -> None:

@@ -74,11 +74,21 @@ class Everybody:
     def now(cls, stages: list[Any]) -> Everybody:
         return cls(belongings(), dagc.get([stage.belongings.remote() for stage in stages]))
 
-    def assert_like(self, before: Everybody) -> None:
-        for now, then in zip([self.driver, *self.actors], [before.driver, *before.actors], strict=True):
-            assert now["rss"] - then["rss"] < DRIFT_BYTES, (then, now)
-            rest = ("fds", "threads", "children", "live blocks")
-            assert {k: now[k] for k in rest} == {k: then[k] for k in rest}
+    def has_no_more_than(self, before: Everybody) -> bool:
+        def within(now: dict[str, int], then: dict[str, int]) -> bool:
+            drift = now["rss"] - then["rss"]
+            return drift < DRIFT_BYTES and all(now[k] <= then[k] for k in ("fds", "threads", "children", "live blocks"))
+
+        return all(map(within, [self.driver, *self.actors], [before.driver, *before.actors]))
+
+
+def assert_nothing_is_left(stages: list[Any], before: Everybody) -> None:
+    """A thread that has ended stands in the kernel's list a moment longer: it is looked for more than once."""
+    for _ in range(20):
+        now = Everybody.now(stages)
+        if now.has_no_more_than(before):
+            return
+    raise AssertionError(f"before: {before}, now: {now}")
 
 
 def dag_of(stages: list[Any]) -> Any:
@@ -102,7 +112,7 @@ def test_a_thousand_graphs_leave_nothing(stages: list[Any]) -> None:
     cycle(50)
     before = Everybody.now(stages)
     cycle(CYCLES)
-    Everybody.now(stages).assert_like(before)
+    assert_nothing_is_left(stages, before)
 
 
 @pytest.mark.slow
@@ -131,4 +141,4 @@ def test_a_million_executions_of_mixed_sizes_leave_nothing(stages: list[Any]) ->
     with dagc.compile(dag_of(stages)) as graph:
         run(graph, EXECUTIONS)
         assert graph.statistics().finished == EXECUTIONS
-    Everybody.now(stages).assert_like(before)
+    assert_nothing_is_left(stages, before)

@@ -6,6 +6,7 @@ import os
 import random
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -300,9 +301,13 @@ def test_a_death_in_the_middle(engine: str, transport: Any) -> None:
     with InputNode() as n:
         out = taker.die_at.bind(maker.plain.bind(n).with_tensor_transport(transport, spec=SPEC))
     with dagc.compile(out, timeout=WATCHDOG) as graph:
-        refs = [graph.execute(n) for n in range(6)]
-        assert [ref.get(timeout=WATCHDOG) for ref in refs[:3]] == [0.0, 32.0, 64.0]
-        for ref in refs[3:]:
+        # Taken before anybody dies: what lies in channels is lost with them.
+        assert inputs(graph, [0, 1, 2]) == [0.0, 32.0, 64.0]
+        begun: list[Any] = []
+        with suppress(dagc.ActorDiedError):  # of execute itself, if the death is known by then
+            begun.extend(graph.execute(n) for n in range(3, 6))
+        assert begun
+        for ref in begun:
             with pytest.raises(dagc.ActorDiedError, match="Taker"):
                 ref.get(timeout=WATCHDOG)
     assert dagc.get(maker.double.remote(4), timeout=WATCHDOG) == 8  # its loop has ended, it has not

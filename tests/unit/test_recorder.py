@@ -33,6 +33,27 @@ def test_segments_are_joined_by_execution() -> None:
     assert (begins.tolist(), ends.tolist(), cpu.tolist()) == ([[10, 20, 22]], [[11, 22, 25]], [[1, 0, 2]])
 
 
+def test_an_execution_whose_results_are_there_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder([(1, []), (1, [])])
+    recorder.record(0, (1, 10, 11))
+    recorder.record(0, (2, 20, 21))
+    recorder.record(1, (1, 12, 13))
+    recorder.settle(1)
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            recorder.record(1, (2, 22, 23))
+
+    monkeypatch.setattr("dagc.timing.recorder.time.sleep", sleep)
+    recorder.settle(2)
+    assert recorder.rows()[0].tolist() == [1, 2]
+    assert len(looks) == 3
+    monkeypatch.setattr("dagc.timing.recorder.SETTLE_SECONDS", 0.0)
+    recorder.settle(3)  # of a loop that has failed
+
+
 def test_nothing_recorded_is_no_rows() -> None:
     executions, begins, ends, cpu = Recorder([(2, [1])]).rows()
     assert (executions.shape, begins.shape, ends.shape, cpu.shape) == ((0,), (0, 2), (0, 2), (0, 2))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagc.bind import InputNode
@@ -164,6 +164,7 @@ def test_varints_are_as_documented() -> None:
 
 
 @given(st.lists(st.integers(-(2**62), 2**62)))
+@settings(deadline=None)
 def test_varints_give_back_the_numbers(numbers: list[int]) -> None:
     assert list(numbers_in(varints(np.array(numbers, dtype=np.int64)))) == numbers
 

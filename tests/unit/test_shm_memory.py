@@ -385,7 +385,7 @@ def test_resident_memory_comes_back_to_the_machine() -> None:
     trim()
     before = shared_pages()
     found = ring.send(np.ones(4 << 20))
-    assert shared_pages() >= before + (32 << 20)
+    assert shared_pages() >= before + (24 << 20)  # of 32; the kernel may take back pages of libraries meanwhile
     del found
     trim()
     assert shared_pages() < before + (16 << 20)
