@@ -29,7 +29,7 @@ class Alarm:
         self._read_fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._read_fd, select.POLLIN)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what sets it may be interrupted by a handler that does, too
         self._closed = False
 
     def fileno(self) -> int:

@@ -29,11 +29,14 @@ _queues: WeakValueDictionary[int, _Queue] = WeakValueDictionary()
 
 
 class _Queue:
-    """What both ends and the creator share; everything in it is guarded by `changed`."""
+    """What both ends and the creator share; everything in it is guarded by `lock`."""
 
     def __init__(self, spec: ChannelSpec) -> None:
         self.spec = spec
-        self.changed = threading.Condition()
+        # Entered as itself, never as `with changed`: that is Python, and Ctrl-C between its taking the lock and the
+        # body would leave it taken for ever.
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
         self.messages: deque[tuple[int, bytes]] = deque()  # what the slowest reader has not taken yet
         self.first = 0  # the number of messages[0]
         self.taken = [0] * spec.readers
@@ -85,7 +88,7 @@ class LocalWriter(Writer):
         self.spec = spec
         self._queue = _find(spec)
         self._closed = False
-        with self._queue.changed:
+        with self._queue.lock:
             if self._queue.writer_opened:
                 raise ChannelBroken(f"channel {spec.name}: cannot open the writing end: it was opened before")
             self._queue.writer_opened = True
@@ -94,7 +97,7 @@ class LocalWriter(Writer):
         queue = self._queue
         deadline = _deadline(timeout)
         waited = False
-        with queue.changed:
+        with queue.lock:
             while True:
                 if self._closed:
                     raise ChannelClosed(f"channel {self.spec.name}: this end was closed")
@@ -113,7 +116,7 @@ class LocalWriter(Writer):
                 f"channel {self.spec.name}: the value has {len(frame)} bytes, more than "
                 f"max_message_bytes={self.spec.max_message_bytes}; send less, or allow more"
             )
-        with queue.changed:
+        with queue.lock:
             queue.check_unbroken()
             if self._closed:  # meanwhile: whoever saw the end must not find more behind it
                 raise ChannelClosed(f"channel {self.spec.name}: this end was closed")
@@ -123,7 +126,7 @@ class LocalWriter(Writer):
             queue.notify()
 
     def close(self) -> None:
-        with self._queue.changed:
+        with self._queue.lock:
             self._closed = True
             self._queue.ended = True
             self._queue.notify()
@@ -135,7 +138,7 @@ class LocalReader(Reader):
         self.index = index
         self._queue = _find(spec)
         self._closed = False
-        with self._queue.changed:
+        with self._queue.lock:
             if not 0 <= index < spec.readers or self._queue.opened[index]:
                 problem = "it was opened before" if 0 <= index < spec.readers else f"there are {spec.readers} readers"
                 raise ChannelBroken(f"channel {spec.name}: cannot open reader {index}: {problem}")
@@ -145,7 +148,7 @@ class LocalReader(Reader):
         queue = self._queue
         deadline = _deadline(timeout)
         waited = False
-        with queue.changed:
+        with queue.lock:
             while True:
                 if self._closed:
                     raise ChannelClosed(f"channel {self.spec.name}: this end was closed")
@@ -170,20 +173,20 @@ class LocalReader(Reader):
         return unpack(frame)
 
     def ready(self) -> bool:
-        with self._queue.changed:
+        with self._queue.lock:
             return self._closed or self._queue.ready(self.index)
 
     def arm(self, alarm: Alarm | None = None, /) -> bool:
         if alarm is not None:
             alarm.fileno()  # raises if it was closed
-        with self._queue.changed:
+        with self._queue.lock:
             lacks = not (self._closed or self._queue.ready(self.index))
             tell = _ring.wake if alarm is None else alarm.set
             self._queue.armed[self.index] = tell if lacks else None
             return lacks
 
     def close(self) -> None:
-        with self._queue.changed:
+        with self._queue.lock:
             self._closed = True
             self._queue.left[self.index] = True
             self._queue.discard_taken()
@@ -199,14 +202,14 @@ class LocalChannel(Channel):
         self._queue = _queues[number] = _Queue(self.spec)
 
     def break_(self, reason: str) -> None:
-        with self._queue.changed:
+        with self._queue.lock:
             if self._queue.broken is None:
                 self._queue.broken = reason
             self._queue.notify()
 
     def statistics(self) -> ChannelStatistics:
         queue = self._queue
-        with queue.changed:
+        with queue.lock:
             return ChannelStatistics(
                 name=self.spec.name,
                 messages=queue.published,
@@ -219,7 +222,7 @@ class LocalChannel(Channel):
 
     def destroy(self) -> None:
         self.break_("the channel was destroyed by its creator")
-        with self._queue.changed:
+        with self._queue.lock:
             self._queue.first += len(self._queue.messages)
             self._queue.messages.clear()
 

@@ -49,13 +49,15 @@ class ShmChannel(Channel):
         self._last = self.statistics()
 
     def break_(self, reason: str) -> None:
-        if self._ring is not None:
-            self._ring.break_(reason.encode(errors="replace").decode() or "it was broken")
+        ring = self._ring  # looked at once: another thread may destroy it
+        if ring is not None:
+            ring.break_(reason.encode(errors="replace").decode() or "it was broken")
 
     def statistics(self) -> ChannelStatistics:
-        if self._ring is None:
+        ring = self._ring
+        if ring is None:
             return self._last
-        messages, size, writer_waits, readers = self._ring.counts()
+        messages, size, writer_waits, readers = ring.counts()
         waiting = max((messages - taken for taken, _, closed in readers if not closed), default=0)
         return ChannelStatistics(
             name=self.spec.name,
@@ -68,9 +70,10 @@ class ShmChannel(Channel):
         )
 
     def destroy(self) -> None:
-        if self._ring is not None:
+        ring = self._ring
+        if ring is not None:
             self._last = self.statistics()
-            self._ring.break_("the channel was destroyed by its creator")
+            ring.break_("the channel was destroyed by its creator")
             self._ring = None
 
 

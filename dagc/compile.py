@@ -48,7 +48,12 @@ def compile(  # noqa: A001 - the public name; dagc.compile reads like re.compile
         made = make_plan(graph, placement, chosen)
         lowered = lower(made, graph)
         installation = install(made, lowered, graph.actors, bound.workers, engine, chosen)
-        return CompiledGraph(graph, made, placement, lowered.driver, installation, engine, chosen)
+        try:
+            return CompiledGraph(graph, made, placement, lowered.driver, installation, engine, chosen)
+        except BaseException:  # Ctrl-C: nobody would end the loops
+            installation.break_("the graph could not be installed")
+            installation.destroy(engine)
+            raise
 
 
 def plan(dag: Any, *, name: str | None = None, **options: Any) -> Plan:

@@ -12,7 +12,6 @@ import os
 import threading
 import time
 import warnings
-import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -32,6 +31,7 @@ from dagc.inflight import Window
 from dagc.inputs import check_inputs, take
 from dagc.install import Installation
 from dagc.mapping import of_items, results_of, with_bar
+from dagc.open_graphs import end_soon, register
 from dagc.options import CompileOptions
 from dagc.placement import Placement
 from dagc.plan import Plan
@@ -48,10 +48,7 @@ from dagc.timing.trace import Trace
 from runtime.engine import Engine
 from runtime.timeouts import check_timeout
 
-__all__ = ["CompiledGraph", "open_graphs"]
-
-#: Every graph of this process that was not torn down; `dagc.shutdown` tears them down first.
-open_graphs: weakref.WeakSet[CompiledGraph] = weakref.WeakSet()
+__all__ = ["CompiledGraph"]
 
 #: The input as a whole, or its first part: both are the first argument.
 _WHOLE, _FIRST = InputAccess(None), InputAccess(0)
@@ -100,8 +97,8 @@ class CompiledGraph:
         self._timeout = options.timeout
         self._pid = os.getpid()
         self._submit = threading.Lock()
-        self._teardown = threading.Lock()
-        self._torn_down = False
+        self._teardown = threading.RLock()  # for a signal handler that tears down in the middle of a teardown
+        self._tearing_down = False
         self._writes: list[tuple[Callable[[Any, int], None], InputAccess | None]] = [
             (installation.writers[name].write, _WHOLE if access in (_WHOLE, _FIRST) else access)
             for name, access in driver.sends.items()
@@ -138,7 +135,8 @@ class CompiledGraph:
             and driver.outputs[0].channel is not None
         )
         self._write, _ = self._writes[0]  # there is one: the input, or a tick
-        open_graphs.add(self)
+        self._unregister = register(self)
+        self._torn_down = False  # last: from here on __del__ has something to end
 
     # ---- executing ----
 
@@ -154,8 +152,10 @@ class CompiledGraph:
             with self._submit:
                 if not self._window.full:
                     return self._begin(args, kwargs)
+                # Inside it: another thread may begin one and take it back, which nobody would deliver.
+                needed = self._window.needed
             # Outside the lock: who waits for a place must not keep others from ending the graph.
-            self._wait_for_place()
+            self._wait_for_place(needed)
 
     async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
         """As `execute`, for a coroutine: awaits a place among the executions under way. Await the refs, too."""
@@ -163,7 +163,7 @@ class CompiledGraph:
             with self._submit:
                 if not self._window.full:
                     return self._begin(args, kwargs)
-            needed, since = self._window.needed, time.monotonic()
+                needed, since = self._window.needed, time.monotonic()
             for receiver in self._receivers:
                 await receiver.delivered_async(needed, since)
 
@@ -234,9 +234,8 @@ class CompiledGraph:
                 writers[name].write(Failure(error), execution)
         return error
 
-    def _wait_for_place(self) -> None:
+    def _wait_for_place(self, needed: int) -> None:
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
-        needed = self._window.needed
         for receiver in self._receivers:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             receiver.wait(needed, left, self._timeout)
@@ -348,31 +347,40 @@ class CompiledGraph:
         if os.getpid() != self._pid:
             return
         with self._teardown:
-            if self._torn_down:
+            if self._tearing_down or self._torn_down:
                 return
-            ending, installation = self._ending, self._installation
-            ending.close(GraphClosedError(f"graph {self.name} was torn down"))
+            self._tearing_down = True
             try:
-                # Whoever is in the middle of an execute writes it to the end; more can begin no more.
-                if self._submit.acquire(timeout=timeout):
-                    self._submit.release()
-                    for writer in installation.writers.values():
-                        writer.close()
-                    self._stop_if_it_waits_for_this_thread()
-                    ending.wait_for_loops(timeout)
-                else:
-                    ending.fail(GraphClosedError(f"graph {self.name} was torn down in the middle of an execute"))
-                for receiver in self._receivers:
-                    # Everything has been delivered or has failed; another thread may be about to take it.
+                self._tear_down(timeout)
+            finally:
+                self._tearing_down = False
+
+    def _tear_down(self, timeout: float) -> None:
+        ending, installation = self._ending, self._installation
+        ending.close(GraphClosedError(f"graph {self.name} was torn down"))
+        try:
+            # Whoever is in the middle of an execute writes it to the end; more can begin no more.
+            if self._submit.acquire(timeout=timeout):
+                self._submit.release()
+                for writer in installation.writers.values():
+                    writer.close()
+                self._stop_if_it_waits_for_this_thread()
+                ending.wait_for_loops(timeout)
+            else:
+                ending.fail(GraphClosedError(f"graph {self.name} was torn down in the middle of an execute"))
+            for receiver in self._receivers:
+                # Everything has been delivered or has failed; another thread may be about to take it. So may this one,
+                # if a signal handler tears down: it hears of the end when the handler returns.
+                if not receiver.reading_here:
                     with suppress(GetTimeoutError):
                         receiver.wait(self._window.begun, REASON_SECONDS, REASON_SECONDS)
-            finally:
-                ending.unwatch()
-                installation.break_(f"graph {self.name} was torn down")
-                installation.destroy(self._engine)
-                self._torn_down = True
-                open_graphs.discard(self)
-                trim()
+        finally:
+            ending.unwatch()
+            installation.break_(f"graph {self.name} was torn down")
+            installation.destroy(self._engine)
+            self._torn_down = True
+            self._unregister()
+            trim()
 
     def _stop_if_it_waits_for_this_thread(self) -> None:
         """A teardown by a method that executions under way still need: they can never be finished."""
@@ -395,7 +403,5 @@ class CompiledGraph:
     def __del__(self) -> None:
         if getattr(self, "_torn_down", True) or os.getpid() != self._pid:
             return
-        self._ending.unwatch()
-        self._installation.break_(f"graph {self.name} was dropped without a teardown")
-        self._installation.destroy(self._engine, wait=False)
+        end_soon(self._ending.drop)
         warnings.warn(f"graph {self.name} was dropped without a teardown", ResourceWarning, stacklevel=2, source=self)

@@ -14,6 +14,7 @@ import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,7 @@ from dagc.plan import Plan
 from dagc.progress import explain_wait, positions
 from runtime.calls import ActorHandle
 from runtime.engine import Engine
+from runtime.errors import EngineError
 from runtime.ids import ActorId
 
 __all__ = ["REASON_SECONDS", "Ending"]
@@ -48,6 +50,7 @@ class Ending:
         self._plan = plan
         self._pid = os.getpid()
         self._installation = installation
+        self._engine = engine
         # Weakly: refs that wait in it hold the CompiledGraph.
         self._window = weakref.ref(window)
         self._lock = threading.Lock()
@@ -133,6 +136,13 @@ class Ending:
             if any(reached[actor] < len(self._plan.schedule[actor]) for actor in actors):
                 return execution
         return window.begun
+
+    def drop(self) -> None:
+        """End a graph that nobody has any more, and nobody is to be told of."""
+        self.unwatch()
+        self._installation.break_(f"graph {self._plan.name} was dropped without a teardown")
+        with suppress(EngineError):  # it has ended meanwhile, and the graph's workers with it
+            self._installation.destroy(self._engine, wait=False)
 
     def unwatch(self) -> None:
         self._watch.cancel()

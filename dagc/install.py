@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -173,12 +173,19 @@ def _break_all(channels: Mapping[str, Channel], groups: Iterable[GroupHandle], r
 
 
 def _at_once(calls: Iterable[Callable[[], None]]) -> None:
-    """Make them in threads: each may wait for members of its group that do not answer."""
+    """Make them in threads: each may wait for members of its group that do not answer. In this one if there is one
+    call, or if the process is about to end and Python starts no thread any more."""
     listed = list(calls)
-    if listed:
-        with ThreadPoolExecutor(len(listed)) as threads:
-            for done in [threads.submit(call) for call in listed]:
-                done.result()
+    begun: list[Future[None]] = []
+    if len(listed) > 1:
+        with ThreadPoolExecutor(len(listed)) as threads, suppress(RuntimeError):
+            while listed:
+                begun.append(threads.submit(listed[-1]))
+                listed.pop()
+    for call in listed:
+        call()
+    for done in begun:
+        done.result()
 
 
 def _spec(planned: PlannedChannel, options: CompileOptions) -> ChannelSpec:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from channels import ChannelBroken, ChannelClosed, ChannelTimeout, Failure, Reader, wake
-from dagc.errors import GetTimeoutError, ResultLostError
+from dagc.errors import GetTimeoutError, GraphError, ResultLostError
 from dagc.inflight import Window
 from dagc.refs import OWN_TIMEOUT
 from dagc.wake import waker
@@ -63,7 +63,10 @@ class Receiver:
         self._guard = guard
         self._lead = threading.RLock()
         self._led = False  # what a follower looks at: an RLock does not tell
-        self._followers = threading.Condition(threading.Lock())
+        # Entered as itself, never as `with self._followers`: that is Python, and Ctrl-C between its taking the lock and
+        # the body would leave it taken for ever.
+        self._follow_lock = threading.Lock()
+        self._followers = threading.Condition(self._follow_lock)
         self._following = 0
         self._unarmed = False  # a coroutine sleeps without having armed the channel, because somebody else led
 
@@ -80,6 +83,11 @@ class Receiver:
         window, channel = self._window, self._channel
         if self._guard is not None and window.delivered[channel] < execution:
             self._guard(execution, self.name)
+        if self._led and self._lead._is_owned():  # type: ignore[attr-defined] # reading_here, without its call
+            raise GraphError(
+                f"{self.name}: a signal handler, or a __del__, asks for a result in the middle of this thread's own "
+                "wait for one; let it set a flag, or start a thread"
+            )
         # The usual case first, without the bookkeeping of the general one: nobody leads, and the next one is ours.
         if window.delivered[channel] + 1 == execution:
             try:
@@ -90,6 +98,11 @@ class Receiver:
             finally:
                 self._stop_leading()
         self._wait(execution, timeout, said)
+
+    @property
+    def reading_here(self) -> bool:
+        """Whether this very thread is in the middle of a read: what asks has interrupted it."""
+        return self._led and self._lead._is_owned()  # type: ignore[attr-defined] # see _stop_leading
 
     def _wait(self, execution: int, timeout: float | None, said: float | None) -> None:
         delivered = self._window.delivered
@@ -107,14 +120,16 @@ class Receiver:
             self._follow(execution, deadline, said)
 
     def _follow(self, execution: int, deadline: float | None, said: float | None) -> None:
-        with self._followers:
+        if deadline is not None and time.monotonic() > deadline:  # also if there is nobody to follow
+            raise self._late(execution, said)
+        with self._follow_lock:
             self._following += 1
             try:
                 # Interruptible on the main thread: a condition's wait sees Ctrl-C.
                 while self._window.delivered[self._channel] < execution and self._led:
                     remaining = None if deadline is None else deadline - time.monotonic()
                     if remaining is not None and remaining <= 0:
-                        raise self._late(execution, said)
+                        break
                     self._followers.wait(remaining)
             finally:
                 self._following -= 1
@@ -145,16 +160,19 @@ class Receiver:
     def _stop_leading(self) -> None:
         """Release the lead if this thread has it. It asks, and does not remember: an interrupt may come between taking
         the lead and remembering it, and a lead that is never released would be waited for for ever."""
-        if self._lead._is_owned():  # type: ignore[attr-defined] # what threading.Condition asks, too
-            self._led = False
+        led = False
+        # More than once if an interrupt kept this from releasing it the last time.
+        while self._lead._is_owned():  # type: ignore[attr-defined] # what threading.Condition asks, too
+            led, self._led = True, False
             self._lead.release()
+        if led:
             self._notify()
 
     def _notify(self) -> None:
         """Something was delivered, or the lead is free. Whoever could not lead said so before it looked again, so that
         is seen here, or it sees that the lead is free."""
         if self._following:
-            with self._followers:
+            with self._follow_lock:
                 self._followers.notify_all()
         if self._unarmed:
             self._unarmed = False

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import runtime
-from dagc.compiled import open_graphs
+from dagc import open_graphs
 from dagc.refs import ResultRef
 from runtime.errors import WrongArgumentsError
 from runtime.refs import ObjectRef
@@ -43,9 +43,12 @@ def _get(refs: Any, timeout: float | None, deadline: float | None) -> Any:
 
 def shutdown() -> None:
     """Tear down every compiled graph, then end the engine and everything that it started. May be called twice."""
-    for graph in list(open_graphs):
-        graph.teardown(SHUTDOWN_SECONDS)
-    runtime.shutdown()
+    try:
+        for graph in open_graphs.open_graphs():
+            graph.teardown(SHUTDOWN_SECONDS)
+        open_graphs.stop()
+    finally:
+        runtime.shutdown()
 
 
 # Registered after the runtime's own, hence run before it.

@@ -65,7 +65,7 @@ def waker() -> Waker:
     loop = asyncio.get_running_loop()
     found = _wakers.get(loop)
     if found is None:
-        for closed in [known for known in _wakers if known.is_closed()]:
+        for closed in [known for known in list(_wakers) if known.is_closed()]:
             _wakers.pop(closed, None)
         found = _wakers[loop] = Waker(loop)
     return found

@@ -16,11 +16,19 @@ if TYPE_CHECKING:
     from runtime.engine import Engine
     from runtime.ids import ActorId
 
-__all__ = ["clear", "engine", "inside", "install", "set_default", "started"]
+__all__ = ["clear", "engine", "inside", "install", "set_default", "started", "thread"]
 
 #: The actor whose code runs in this thread or coroutine; None outside of any, and in threads that its code starts.
 inside: ContextVar[ActorId | None] = ContextVar("inside", default=None)
 
+
+class _Thread(threading.local):
+    #: Whether results come through this thread, so that what waits for one here waits for itself. A user's code runs
+    #: here in callbacks of futures, and in `__del__`, which the garbage collector calls in any thread.
+    own = False
+
+
+thread = _Thread()
 _lock = threading.RLock()
 _engine: Engine | None = None
 _default: Callable[[], Engine] | None = None
@@ -58,9 +66,9 @@ def install(start: Callable[[], Engine]) -> Engine:
         return _engine
 
 
-def clear() -> Engine | None:
-    """Forget the engine and return it; the caller shuts it down."""
+def clear(engine: Engine) -> None:
+    """Forget this engine; another one that was installed meanwhile stays."""
     global _engine
     with _lock:
-        engine, _engine = _engine, None
-        return engine
+        if _engine is engine:
+            _engine = None

@@ -17,7 +17,6 @@ import inspect
 import queue
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from runtime.engine import ActorContext
 from runtime.errors import EngineError, GraphError
 from runtime.event_loop import EventLoopThread
 from runtime.messages import Kind, Reply, Request, check_size
+from runtime.method_threads import MethodThreads
 from runtime.outcomes import open_value, pack_failure
 from runtime.thread_settings import ThreadSettings
 
@@ -61,9 +61,7 @@ class ActorHost:
         self._turn: threading.Lock | threading.BoundedSemaphore = (
             threading.Lock() if max_concurrency == 1 else threading.BoundedSemaphore(max_concurrency)
         )
-        self._pool: ThreadPoolExecutor | None = None
-        if max_concurrency > 1:
-            self._pool = ThreadPoolExecutor(max_concurrency, f"dagc-{label}", inside.set, (actor_id,))
+        self._pool = MethodThreads(f"dagc-{label}", actor_id) if max_concurrency > 1 else None
         self._methods: queue.SimpleQueue[tuple[Request, Answer] | None] = queue.SimpleQueue()
         self._running: list[str] = []
         self._context: ActorContext | None = None
@@ -99,7 +97,10 @@ class ActorHost:
             return
         target = self._call if request.kind is Kind.CALL else self._run_loop
         name = f"dagc-{request.kind.name.lower()}-{self._label}"
-        threading.Thread(target=target, args=(request, answer), name=name, daemon=True).start()
+        try:
+            threading.Thread(target=target, args=(request, answer), name=name, daemon=True).start()
+        except RuntimeError as error:  # too many threads; it must not end the stream that the request came by
+            answer(Reply(request.id, True, True, (pack_failure(error),)))
 
     def run(self) -> None:
         """Run methods until `stop`."""
@@ -112,8 +113,10 @@ class ActorHost:
                 continue
             try:
                 self._pool.submit(self._method, *item)
-            except RuntimeError:  # the pool is shut down: stop() was called since the line above
-                break
+            except RuntimeError as error:  # too many threads
+                request, answer = item
+                self._turn.release()
+                answer(Reply(request.id, True, True, (pack_failure(error),)))
 
     def stop(self) -> None:
         """Run nothing more. What is running goes on to its end, with nobody to hear of it."""
@@ -121,7 +124,7 @@ class ActorHost:
         self._constructed.set()
         self._methods.put(None)
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.stop()
         with self._loop_lock:
             loop, self._loop = self._loop, None
         if loop is not None:

@@ -149,11 +149,6 @@ class Line:
         payload, refs = pack_arguments(name, call.args, call.kwargs)
         check_size(f"{name}: its arguments", [payload])
         waiting = _Waiting(call, payload, [new_result() for _ in range(call.method.num_returns)])
-        with self._lock:
-            if self._death is None:
-                self._waiting.append(waiting)
-            else:
-                _fail(waiting.futures, self._death)
 
         def arguments_ready(values: tuple[bytes, ...], error: BaseException | None) -> None:
             try:
@@ -164,7 +159,17 @@ class Line:
             waiting.values = values
             self._send_ready()
 
-        when_ready(refs, arguments_ready)
+        try:
+            with self._lock:
+                if self._death is None:
+                    self._waiting.append(waiting)
+                else:
+                    _fail(waiting.futures, self._death)
+            when_ready(refs, arguments_ready)
+        except BaseException as interrupt:  # Ctrl-C: nobody has its refs, but the calls behind it must not wait for it
+            waiting.error, waiting.values = interrupt, ()
+            self._send_ready()
+            raise
         count = len(waiting.futures)
         return [ObjectRef(f, name if count == 1 else f"{name}[{i}]") for i, f in enumerate(waiting.futures)]
 
@@ -233,6 +238,14 @@ class Line:
 
     def _send_ready(self) -> None:
         refused: list[_Waiting] = []
+        try:
+            self._send_all(refused)
+        finally:
+            for waiting in refused:
+                for future in waiting.futures:
+                    settle(future, error=waiting.error)
+
+    def _send_all(self, refused: list[_Waiting]) -> None:
         with self._lock:  # also around transmit: two threads that send must not overtake each other
             while self._waiting and self._waiting[0].values is not None:
                 waiting = self._waiting.popleft()
@@ -244,9 +257,6 @@ class Line:
                     next(self._ids), Kind.METHOD, method.name, waiting.payload, waiting.values or (), method.num_returns
                 )
                 self._send(request, waiting.futures, f"raised in {self._label}.{method.name}")
-        for waiting in refused:
-            for future in waiting.futures:
-                settle(future, error=waiting.error)
 
     def _send(self, request: Request, futures: list[Future[Any]], note: str) -> None:
         self._pending[request.id] = _Pending(futures, note)

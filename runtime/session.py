@@ -15,7 +15,7 @@ from channels.serialize import pack
 from runtime import current
 from runtime.calls import ActorHandle
 from runtime.embedded.engine import EmbeddedEngine
-from runtime.errors import GetTimeoutError, GraphError, WrongArgumentsError
+from runtime.errors import EngineError, GetTimeoutError, GraphError, WrongArgumentsError
 from runtime.outcomes import open_value
 from runtime.planning import PlanningEngine
 from runtime.refs import ObjectRef
@@ -70,7 +70,7 @@ def shutdown() -> None:
     engine = current.started()
     if engine is not None:
         engine.shutdown()
-        current.clear()
+        current.clear(engine)
 
 
 def get(refs: Any, timeout: float | None = None) -> Any:
@@ -107,6 +107,8 @@ def wait(
     checked = _checked(refs, "wait")
     if len(set(checked)) < len(checked):
         raise GraphError("wait: the same ref is given twice")
+    if not all(ref.future().done() for ref in checked):
+        _check_thread("wait")
     if not 1 <= num_returns <= len(checked):
         raise GraphError(f"wait: num_returns={num_returns}; expected 1 to {len(checked)}, the number of refs")
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -130,6 +132,9 @@ def kill(handle: ActorHandle) -> None:
         raise WrongArgumentsError(f"kill({handle!r}): expected the handle of an actor")
     gone = threading.Event()
     engine = current.engine()
+    if current.thread.own:  # which hears of the death: it cannot wait for it
+        engine.kill(handle)
+        return
     watch = engine.watch([handle], lambda *_: gone.set())
     try:
         engine.kill(handle)
@@ -140,6 +145,8 @@ def kill(handle: ActorHandle) -> None:
 
 def get_until(ref: ObjectRef, timeout: float | None, deadline: float | None) -> Any:
     """`get`, until a deadline of time.monotonic; `timeout`: what to tell of it."""
+    if not ref.future().done():
+        _check_thread(f"get({ref!r})")
     try:
         error = ref.future().exception(None if deadline is None else max(0.0, deadline - time.monotonic()))
     except FutureTimeoutError:
@@ -148,6 +155,14 @@ def get_until(ref: ObjectRef, timeout: float | None, deadline: float | None) -> 
         # The same exception is raised by every get: without this, each would add its frames to it.
         raise error.with_traceback(None)
     return ref.future().result()
+
+
+def _check_thread(what: str) -> None:
+    if current.thread.own:
+        raise EngineError(
+            f"{what} in a callback or a __del__ that runs on the thread which results come through: it would wait for "
+            "itself; start a thread for it"
+        )
 
 
 def _checked(refs: Any, what: str) -> list[ObjectRef]:

@@ -89,7 +89,8 @@ class TaskPool:
         self._engine = engine
         self._line = line
         #: Of the queue and of the fields of the workers; nothing is called meanwhile.
-        self._lock = threading.Lock()
+        #: Reentrant, for a signal handler that shuts down while its thread is here.
+        self._lock = threading.RLock()
         self._queue = TaskQueue(limit=max(2, os.cpu_count() or 1))
         self._workers: dict[ActorId, _Worker] = {}
         #: Held while the engine is asked to start or end a worker: `close` waits for it.
@@ -139,8 +140,8 @@ class TaskPool:
             task.fail(error)
             return
         with self._lock:
-            closed = self._closed
-            commands = [] if closed else self._queue.add(task, task.options)
+            commands = [] if self._closed else self._queue.add(task, task.options)
+            closed = self._closed  # now: it may have been closed in the middle of the line above
         if closed:
             task.fail(EngineError(closed))
         self._carry_out(commands)

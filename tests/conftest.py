@@ -97,7 +97,7 @@ def _nothing_left_behind() -> Iterator[None]:
     after = current.started()
     if after is not engine and after is not None:
         after.shutdown()
-        current.clear()
+        current.clear(after)
         pytest.fail(f"the test left {after!r} running")
     deadline = time.monotonic() + _GRACE_S
     while left := _Belongings.now().since(before, engine=engine is not None and after is engine):

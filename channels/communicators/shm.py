@@ -96,12 +96,14 @@ class ShmGroup(GroupHandle):
         self.id = _ID.pack(_MARK, world_size, *group.address) + name.encode(errors="replace")
 
     def abort(self, reason: str) -> None:
-        if self._group is not None:
-            self._group.abort(_reason(reason))
+        group = self._group  # looked at once: another thread may destroy it
+        if group is not None:
+            group.abort(_reason(reason))
 
     def waits(self) -> dict[int, int]:
         """Which ranks wait in this moment, asleep, and for which other ones. A circle of them waits for ever."""
-        return {} if self._group is None else self._group.waits()
+        group = self._group
+        return {} if group is None else group.waits()
 
     def destroy(self) -> None:
         self._group = None  # whose end breaks it

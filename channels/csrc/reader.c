@@ -164,8 +164,9 @@ static int wait_message(Reader *self, PyObject *timeout) {
             Py_BEGIN_ALLOW_THREADS
             status = ring_wait_message(&self->d, deadline);
             Py_END_ALLOW_THREADS
-            if (status != RING_INTERRUPTED) break;
+            /* Also with a message there: a signal that came while it was waited for must not cost it. */
             if (PyErr_CheckSignals() || !usable(self->name, self->closed, 0, self->epoch)) return -1;
+            if (status != RING_INTERRUPTED) break;
         }
     }
     if (status == RING_OK) return 0;

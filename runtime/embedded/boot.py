@@ -35,4 +35,5 @@ def main() -> None:
     worker.main(folder, actor, launch["marker"], launch["preload"])
 
 
-main()
+if __name__ == "__main__":  # else it is imported as `__mp_main__`, by a child that an actor's multiprocessing spawns
+    main()

@@ -15,11 +15,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from runtime import current
 from runtime.event_loop import EventLoopThread
 
 __all__ = ["ControlThread", "Delivery"]
 
 _log = logging.getLogger("dagc")
+_JOIN_S = 1.0
 
 
 class ControlThread(EventLoopThread):
@@ -27,6 +29,10 @@ class ControlThread(EventLoopThread):
 
     def __init__(self) -> None:
         super().__init__("dagc-control")
+
+    def _run(self) -> None:
+        current.thread.own = True
+        super()._run()
 
 
 class Delivery:
@@ -45,12 +51,14 @@ class Delivery:
         """Call what was put, then end the thread. From that very thread it only asks for its end."""
         self._jobs.put(None)
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            # Not for ever: a handler that shuts down may have interrupted what holds a lock that a job waits for.
+            self._thread.join(_JOIN_S)
 
     def _run(self) -> None:
+        current.thread.own = True
         while (job := self._jobs.get()) is not None:
             function, args = job
             try:
                 function(*args)
-            except Exception:  # noqa: BLE001 - a user's callback may raise anything, and must not end the thread
+            except BaseException:  # noqa: BLE001 - a user's callback may raise anything, also SystemExit
                 _log.exception("a callback raised")

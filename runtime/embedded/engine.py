@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 __all__ = ["EmbeddedEngine"]
 
 
+#: The process that has used gRPC, of which a fork lacks the threads: gRPC aborts there.
+_used_in: int | None = None
+
+
 class EmbeddedEngine:
     """See runtime.engine.Engine for the contract."""
 
@@ -47,6 +51,8 @@ class EmbeddedEngine:
 
     def __init__(self, folder: SessionFolder, control: ControlThread, link: HeadLink, head: Head | None = None) -> None:
         """`head`: in the process whose `shutdown` ends the session; None in an actor's process."""
+        global _used_in
+        _used_in = os.getpid()
         self._folder = folder
         self._control = control
         self._link = link
@@ -57,7 +63,7 @@ class EmbeddedEngine:
         link.on_release = lambda: self._delivery.put(self._tasks.release)
         self._pid = os.getpid()
         self._closed = False
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # for a signal handler that shuts down, too
 
     @classmethod
     def start(
@@ -67,6 +73,8 @@ class EmbeddedEngine:
         resources: Mapping[str, float] | None = None,
     ) -> EmbeddedEngine:
         """Start a session of this process's own."""
+        if _used_in not in (None, os.getpid()):
+            raise EngineError("this process was forked from one that has had an engine; start it with spawn instead")
         script_by_value()
         folder = SessionFolder.create()
         control = ControlThread()
@@ -96,7 +104,13 @@ class EmbeddedEngine:
             max_concurrency=options.max_concurrency,
             env_vars=options.runtime_env.get("env_vars", {}),
         )
-        self._control.run(self._link.ask(create=create))
+        try:
+            self._control.run(self._link.ask(create=create))
+        except GraphError:
+            raise
+        except BaseException:  # Ctrl-C: the head may have it already, and would keep its name and its resources
+            self._control.start(self._link.ask(kill=pb.Kill(actor=actor)))
+            raise
 
         def arguments_ready(values: tuple[bytes, ...], error: BaseException | None) -> None:
             try:
@@ -155,7 +169,11 @@ class EmbeddedEngine:
 
     def kill(self, handle: ActorHandle) -> None:
         self._check(handle)
-        self._control.run(self._link.ask(kill=pb.Kill(actor=handle._actor_id)))
+        question = self._link.ask(kill=pb.Kill(actor=handle._actor_id))
+        if self._control.is_here():  # a __del__, which gc calls wherever it runs
+            self._control.start(question)
+        else:
+            self._control.run(question)
 
     def here(self) -> NodeId:
         return node_id()

@@ -73,7 +73,7 @@ class SessionFolder:
     def remove(self) -> None:
         """Remove it; for the process that made it. Removing twice is allowed."""
         if self._lock is not None:
-            shutil.rmtree(self.path)
+            shutil.rmtree(self.path, ignore_errors=True)  # what cleans /tmp may have been here
             os.close(self._lock)
             self._lock = None
 

@@ -71,16 +71,18 @@ class HeadLink:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self, folder: SessionFolder) -> None:
-        async with rpc.open_channel(folder.head()) as channel:
-            stream = rpc.open_stream(channel, rpc.LINK, folder.token())
-            try:
+        try:
+            async with rpc.open_channel(folder.head()) as channel:
+                stream = rpc.open_stream(channel, rpc.LINK, folder.token())
                 async with self._outbox.written_by(stream.write):
                     async for message in stream:
                         self._take(message)
-            except grpc.aio.AioRpcError as error:
-                lost = EngineError(f"the session has ended: {error.details()}")
-            else:
-                lost = EngineError("the session has ended")
+        except grpc.aio.AioRpcError as error:
+            lost = EngineError(f"the session has ended: {error.details()}")
+        except Exception as error:  # noqa: BLE001 - too many open files, or a defect: whoever asks must hear of it
+            lost = EngineError(f"the connection with the session was lost: {type(error).__name__}: {error}")
+        else:
+            lost = EngineError("the session has ended")
         for question in self._questions.values():
             if not question.done():
                 question.set_exception(lost)

@@ -29,6 +29,8 @@ __all__ = ["Peers", "died"]
 #: After a death, how long replies that it had sent may take to come out of its socket. Ends at once as a rule, with
 #: the socket's end; a child that the actor forked may hold that open.
 _LAST_WORDS_S = 0.2
+#: After the end of a stream, how long the notice of the death may take. If none comes, the process lives without it.
+_LOST_S = 10.0
 
 
 def died(death: pb.Death) -> ActorDiedError:
@@ -44,7 +46,8 @@ class Peers:
         self._control = control
         self._delivery = delivery
         self._link = link
-        self._lock = threading.Lock()
+        #: Reentrant: a signal handler or a finalizer of the user's, in the middle of `line`, may come here again.
+        self._lock = threading.RLock()
         self._peers: dict[ActorId, tuple[Line, _Peer]] = {}
 
     def line(self, handle: ActorHandle) -> Line:
@@ -55,8 +58,8 @@ class Peers:
                 peer = _Peer(self, handle._actor_id)
                 line = Line(repr(handle), peer.transmit)
                 peer.line = line
-                known = self._peers[handle._actor_id] = line, peer
-                self._control.soon(peer.start)
+                self._control.soon(peer.start)  # first: Ctrl-C may leave no line behind that nobody serves
+                known = self._peers.setdefault(handle._actor_id, (line, peer))
             return known[0]
 
     def close(self) -> None:
@@ -95,7 +98,8 @@ class _Peer:
             values=request.values,
             num_returns=request.num_returns,
         )
-        self._control.soon(self._outbox.put, message)
+        with contextlib.suppress(RuntimeError):  # the engine is being shut down; Peers.close fails what is pending
+            self._control.soon(self._outbox.put, message)
 
     async def _run(self) -> None:
         try:
@@ -105,6 +109,9 @@ class _Peer:
         except DagcError as error:  # the session has ended, or never had this actor
             kind, text = type(error), str(error)
             self._delivery.put(self.line.die, lambda: kind(text))
+        except Exception as error:  # noqa: BLE001 - too many open files, or a defect: whoever waits must hear of it
+            lost = f"no connection with actor {self._actor}: {type(error).__name__}: {error}"
+            self._delivery.put(self.line.die, lambda: EngineError(lost))
         else:
             self._delivery.put(self.line.die, lambda: died(death))
 
@@ -115,10 +122,16 @@ class _Peer:
             reader = asyncio.ensure_future(self._read(stream))
             try:
                 async with self._outbox.written_by(stream.write):
-                    death = await asyncio.shield(self._link.death(self._actor))
+                    death = self._link.death(self._actor)
+                    both: list[asyncio.Future[Any]] = [death, reader]
+                    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                    if not death.done():
+                        await asyncio.wait([death], timeout=_LOST_S)
+                    if not death.done():
+                        raise EngineError(f"the connection with actor {self._actor} was lost; its process lives")
                     # The notice may overtake what the actor had answered.
                     await asyncio.wait([reader], timeout=_LAST_WORDS_S)
-                    return death
+                    return death.result()
             finally:
                 reader.cancel()
                 await asyncio.gather(reader, return_exceptions=True)

@@ -47,10 +47,18 @@ class Outbox:
     def __init__(self) -> None:
         self._messages: deque[Message] = deque()
         self._filled = asyncio.Event()
+        #: Nothing is left, and nothing is being written.
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     def put(self, message: Message) -> None:
         self._messages.append(message)
         self._filled.set()
+        self._empty.clear()
+
+    async def emptied(self) -> None:
+        """Wait until all that was put is written."""
+        await self._empty.wait()
 
     @contextlib.asynccontextmanager
     async def written_by(self, write: Write) -> AsyncIterator[None]:
@@ -69,6 +77,7 @@ class Outbox:
             self._filled.clear()
             while self._messages:
                 await write(self._messages.popleft())
+            self._empty.set()
 
 
 def open_stream(channel: grpc.aio.Channel, method: _Method, token: bytes) -> Any:

@@ -7,7 +7,6 @@ It waits in epoll for pidfds; where the kernel or a sandbox has none (ENOSYS, EP
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import queue
@@ -31,6 +30,11 @@ __all__ = ["Spawner", "exit_reason"]
 
 _BOOT = str(Path(__file__).with_name("boot.py"))
 _WATCHER_STACK_EVENTS = 64
+
+#: Held while a worker is started. A child that another thread forks meanwhile has the ends of its pipes, too: the
+#: worker would wait for the end of its input for as long as that child lives, and subprocess for the worker's exec.
+_starting = threading.RLock()
+os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release)
 
 
 @dataclass
@@ -117,40 +121,44 @@ class Spawner:
         if self._closing:
             self._on_exited(actor, "the engine was shut down")
             return
-        page = marker.create()
+        page = -1
+        # Whatever fails here must not end this thread: the kernel would kill every worker, and nobody would hear of it.
         try:
-            process = subprocess.Popen(
-                [sys.executable, *_interpreter_flags(), _BOOT, self._folder, actor, str(os.getpid())],
-                stdin=subprocess.PIPE,
-                env=dict(environment),
-                pass_fds=(page,),
-            )
-        except (OSError, ValueError) as error:  # no memory, too many processes, a NUL in the environment
-            os.close(page)
+            page = marker.create()
+            # Made before there is a process: abspath fails where the current directory is gone.
+            sys_path = [os.path.abspath(p) for p in sys.path]
+            launch = json.dumps({"sys_path": sys_path, "marker": page, "preload": preload.modules()}).encode()
+            with _starting:
+                process = self._start(actor, environment, page, launch)
+        except Exception as error:  # noqa: BLE001 - no memory, too many processes or files, a NUL in the environment
+            if page >= 0:
+                os.close(page)
             self._on_exited(actor, f"its process could not be started: {error}")
             return
         child = _Child(actor, process, page, None)
         self._children[actor] = child
         self._on_spawned(actor, process.pid)
-        assert process.stdin is not None
-        try:
-            with process.stdin as pipe:
-                launch = {
-                    "sys_path": [os.path.abspath(p) for p in sys.path],
-                    "marker": page,
-                    "preload": preload.modules(),
-                }
-                pipe.write(json.dumps(launch).encode())
-        except BrokenPipeError:  # it is dead already; the reaper tells why
-            pass
         self._watch(child)
+
+    def _start(
+        self, actor: ActorId, environment: Mapping[str, str], page: int, launch: bytes
+    ) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, *_interpreter_flags(), _BOOT, self._folder, actor, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            env=dict(environment),
+            pass_fds=(page,),
+        )
+        assert process.stdin is not None
+        # Broken: it is dead already; the reaper tells why.
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+            pipe.write(launch)
+        return process
 
     def _watch(self, child: _Child) -> None:
         try:
             child.pidfd = os.pidfd_open(child.process.pid)
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.EPERM):
-                raise
+        except OSError:  # there are none, or too many files are open, or somebody else has reaped it
 
             def wait() -> None:
                 child.process.wait()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib
 import os
 import queue
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+#: How long a process that ends by sys.exit tries to get rid of its last replies.
+_LAST_WORDS_S = 1.0
+
 
 def main(path: str, actor: str, marker: int, preload: Sequence[str]) -> None:
     """Run the actor until this process is killed; its main thread runs the methods. See runtime/preload.py."""
@@ -44,16 +49,17 @@ def main(path: str, actor: str, marker: int, preload: Sequence[str]) -> None:
     engine = EmbeddedEngine(folder, control, link)
     current.install(lambda: engine)
     construct = to_construct.get()
+    calls = _Calls(control)
     host = ActorHost(
         ActorId(actor),
         construct.label,
         construct.max_concurrency,
-        on_exit=_exit,
+        on_exit=calls.exit,
         on_running=Marker(marker).set,
     )
     failure = host.construct(construct.payload, construct.values)
     if failure is None:
-        server = control.run(_Calls(host, control).serve(folder, ActorId(actor)))
+        server = control.run(calls.serve(host, folder, ActorId(actor)))
         control.soon(link.tell, pb.ToHead(built=pb.Built()))
         host.run()
         del server
@@ -65,11 +71,23 @@ def main(path: str, actor: str, marker: int, preload: Sequence[str]) -> None:
 class _Calls:
     """Serves the callers of this process's actor: a stream each."""
 
-    def __init__(self, host: ActorHost, control: ControlThread) -> None:
-        self._host = host
-        self._control = control
+    _host: ActorHost
 
-    async def serve(self, folder: SessionFolder, actor: ActorId) -> grpc.aio.Server:
+    def __init__(self, control: ControlThread) -> None:
+        self._control = control
+        self._outboxes: set[rpc.Outbox] = set()
+
+    def exit(self, code: int) -> None:
+        """A method called sys.exit: what other calls have returned is sent first."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            self._control.run(asyncio.wait_for(self._emptied(), _LAST_WORDS_S))
+        _exit(code)
+
+    async def _emptied(self) -> None:
+        await asyncio.gather(*(outbox.emptied() for outbox in self._outboxes))
+
+    async def serve(self, host: ActorHost, folder: SessionFolder, actor: ActorId) -> grpc.aio.Server:
+        self._host = host
         return await rpc.serve(folder.worker(actor), rpc.CALLS, folder.token(), self._serve_caller)
 
     async def _serve_caller(self, messages: AsyncIterator[pb.CallRequest], write: rpc.Write) -> None:
@@ -79,17 +97,21 @@ class _Calls:
             message = pb.CallReply(id=reply.id, failed=reply.failed, last=reply.last, values=reply.values)
             self._control.soon(outbox.put, message)
 
-        async with outbox.written_by(write):
-            async for message in messages:
-                request = Request(
-                    message.id,
-                    Kind(message.kind),
-                    message.method,
-                    message.payload,
-                    tuple(message.values),
-                    message.num_returns,
-                )
-                self._host.receive(request, answer)
+        self._outboxes.add(outbox)
+        try:
+            async with outbox.written_by(write):
+                async for message in messages:
+                    request = Request(
+                        message.id,
+                        Kind(message.kind),
+                        message.method,
+                        message.payload,
+                        tuple(message.values),
+                        message.num_returns,
+                    )
+                    self._host.receive(request, answer)
+        finally:
+            self._outboxes.discard(outbox)
         # The caller is gone, and with it whoever waited for the replies.
 
 

@@ -360,7 +360,9 @@ def _dies_and_is_reported() -> None:
 
 def _in_a_session_of_its_own(check: Callable[[], None]) -> None:
     """Beside the module's session, which is set aside meanwhile."""
-    aside = current.clear()
+    aside = current.started()
+    assert aside is not None
+    current.clear(aside)
     try:
         runtime.init()
         check()

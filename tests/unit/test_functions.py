@@ -482,7 +482,9 @@ def test_tasks_through_actors(actor: Any) -> None:
 
 
 def test_shutdown_fails_what_waits() -> None:
-    aside = current.clear()
+    aside = current.started()
+    assert aside is not None
+    current.clear(aside)
     try:
         runtime.init(engine="threads", num_cpus=1)
         engine, actor = current.engine(), Actor.remote()

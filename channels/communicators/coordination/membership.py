@@ -70,7 +70,7 @@ class Membership:
         self._all_heard = False
         self._values: dict[str, bytes] = {}
         self._changed = threading.Condition()
-        self._sending = threading.Lock()
+        self._sending = threading.RLock()  # the garbage collector may end a communicator in the middle of a message
         self._closed = False
         self._pid = os.getpid()
         connected: socket.socket | None = None
@@ -192,8 +192,9 @@ class Membership:
             return done() or self.verdict is not None
 
     def _send(self, message: Message) -> None:
+        data = encode(message)
         with self._sending, contextlib.suppress(OSError):  # its end is seen by the thread, which says so
-            self._socket.sendall(encode(message))
+            self._socket.sendall(data)
 
     def _run(self) -> None:
         buffer = bytearray()

@@ -42,6 +42,8 @@ class Handle:
         self._comm = nccl.NcclCommunicator.__new__(nccl.NcclCommunicator)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._comm))
         self._using = threading.Lock()
+        #: Of the next two: whoever ends it, and whoever makes it, must agree on which of them gives it back.
+        self._state = threading.Lock()
         #: In ncclCommInitRank, which nothing but the other ranks can end.
         self._in_init = False
         self._ended = False
@@ -55,12 +57,19 @@ class Handle:
     def connect(self, given_up: Callable[[], bool]) -> None:
         """Meet the other ranks. Raises what CuPy raises. `given_up`: nobody waits for it any more."""
         config = self._config()
-        self._in_init = True
+        with self._state:
+            ended = self._ended
+            self._in_init = not ended
+        if ended:  # given up before it began
+            return
         try:
             self._settle(lambda: self._comm.__init__(*self._arguments, *config), given_up)
         finally:
-            self._in_init = False
-            if self._ended:  # it was given up, and the others have come after all
+            with self._state:
+                # It was given up in the middle, and left to this thread, for the others have come after all.
+                left = self._in_init and self._ended
+                self._in_init = False
+            if left:
                 self._finish(self._comm.abort)
 
     def call(self, function: Callable[[Any], None], given_up: Callable[[], bool]) -> None:
@@ -117,7 +126,10 @@ class Handle:
         except (RuntimeError, KeyError) as error:
             if status_of(error) != IN_PROGRESS:
                 raise
-            self._in_init = False  # it is non-blocking: it may be aborted
+            with self._state:
+                if self._ended:
+                    return  # given up before it was known: `connect` aborts it
+                self._in_init = False  # it is non-blocking: it may be aborted
             while self._in_progress() and not given_up():
                 time.sleep(_POLL_S)
 
@@ -131,10 +143,12 @@ class Handle:
         return False
 
     def _end(self, how: Callable[[], None]) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        if self._in_init:
+        with self._state:
+            if self._ended:
+                return
+            self._ended = True
+            in_init = self._in_init
+        if in_init:
             # A blocking ncclCommInitRank. ncclCommAbort beside it would free what it uses: NCCL waits for its own init
             # only where the communicator is non-blocking. It ends when the others come, or this process does.
             return

@@ -101,7 +101,7 @@ class _Connecting(threading.Thread):
             # NCCL takes the current device of the thread that calls it.
             self._torch.cuda.set_device(self._streams.device)
             self._handle.connect(lambda: self.given_up)
-            if self._peers:
+            if self._peers and not self.given_up:
                 self._connect_peers()
         except BaseException as error:  # noqa: BLE001 - raised by whoever waits for it
             self.error = error
