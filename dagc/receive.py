@@ -11,9 +11,11 @@ channel: whoever delivers next writes a byte into this process's wake pipe, whic
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from types import FrameType
 from typing import Any
 
 from channels import ChannelBroken, ChannelClosed, ChannelTimeout, Failure, Reader, wake
@@ -83,7 +85,7 @@ class Receiver:
         window, channel = self._window, self._channel
         if self._guard is not None and window.delivered[channel] < execution:
             self._guard(execution, self.name)
-        if self._led and self._lead._is_owned():  # type: ignore[attr-defined] # reading_here, without its call
+        if self._led and self.reading_here:
             raise GraphError(
                 f"{self.name}: a signal handler, or a __del__, asks for a result in the middle of this thread's own "
                 "wait for one; let it set a flag, or start a thread"
@@ -101,8 +103,16 @@ class Receiver:
 
     @property
     def reading_here(self) -> bool:
-        """Whether this very thread is in the middle of a read: what asks has interrupted it."""
-        return self._led and self._lead._is_owned()  # type: ignore[attr-defined] # see _stop_leading
+        """Whether this very thread is in the middle of a read: what asks has interrupted it.
+
+        The stack is looked at, and nothing is remembered: an interrupt may come before it would be forgotten.
+        """
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame.f_code is Receiver._take.__code__ and frame.f_locals.get("self") is self:
+                return True
+            frame = frame.f_back
+        return False
 
     def _wait(self, execution: int, timeout: float | None, said: float | None) -> None:
         delivered = self._window.delivered

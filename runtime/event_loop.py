@@ -31,8 +31,11 @@ class EventLoopThread:
         self._thread.start()
 
     def soon(self, function: Callable[..., object], *args: Any) -> None:
-        """Call `function` on the loop's thread, in the order of the calls of `soon`. RuntimeError if it was closed."""
-        self._loop.call_soon_threadsafe(function, *args)
+        """Call `function` on the loop's thread, in the order of the calls of `soon`. EngineError if it was closed."""
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            raise EngineError("the engine was shut down") from None
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine there and wait for it. EngineError if the loop ends first, or if this is its own thread."""
@@ -56,7 +59,8 @@ class EventLoopThread:
         self._begin(coroutine)
 
     def _begin(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        with self._lock:
+        # RuntimeError: a signal handler has closed it in the middle of this.
+        with self._lock, contextlib.suppress(RuntimeError):
             if not self._closed:
                 started = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
                 self._started.add(started)
@@ -92,7 +96,9 @@ class EventLoopThread:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        while self._started:  # their results are on the way to those who wait: a loop that stops drops its callbacks
+        # Their results are on the way to those who wait: a loop that stops drops its callbacks. Each is asked, since
+        # Ctrl-C or a signal handler in the middle of `_begin` may leave one in the set.
+        while not all(started.done() for started in tuple(self._started)):
             await asyncio.sleep(0)
         self._stopped = True
         self._loop.stop()

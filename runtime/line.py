@@ -260,7 +260,11 @@ class Line:
 
     def _send(self, request: Request, futures: list[Future[Any]], note: str) -> None:
         self._pending[request.id] = _Pending(futures, note)
-        self._transmit(request)
+        if self._death is None:
+            self._transmit(request)
+        else:  # a signal handler of this thread's has shut down since the caller asked, and did not see it
+            del self._pending[request.id]
+            _fail(futures, self._death)
 
 
 def _fail(futures: list[Future[Any]], death: Callable[[], BaseException]) -> None:

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+import logging
+import threading
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any
 
 __all__ = ["ObjectRef", "new_result"]
 
+_log = logging.getLogger("dagc")
+
+
+class _Result(Future[Any]):
+    """Calls every callback, also behind one that raises SystemExit: a Future lets that through and drops the others."""
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        def call(future: Future[Any]) -> None:
+            try:
+                fn(future)
+            except Exception:
+                raise  # a Future logs it
+            except BaseException:
+                if threading.current_thread() is threading.main_thread():  # Ctrl-C, or the end of the script
+                    raise
+                _log.exception("a callback raised")
+
+        super().add_done_callback(call)
+
 
 def new_result() -> Future[Any]:
     """A future for a result on its way. Nobody can cancel it: it is running from the start, because whoever stops
     waiting must not take the result from everybody else who holds the ref."""
-    future: Future[Any] = Future()
+    future = _Result()
     future.set_running_or_notify_cancel()
     return future
 

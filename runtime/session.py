@@ -107,8 +107,6 @@ def wait(
     checked = _checked(refs, "wait")
     if len(set(checked)) < len(checked):
         raise GraphError("wait: the same ref is given twice")
-    if not all(ref.future().done() for ref in checked):
-        _check_thread("wait")
     if not 1 <= num_returns <= len(checked):
         raise GraphError(f"wait: num_returns={num_returns}; expected 1 to {len(checked)}, the number of refs")
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -117,6 +115,7 @@ def wait(
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if len(checked) - len(pending) >= num_returns or left == 0:
             break
+        _check_thread("wait")
         wait_futures(pending, left, FIRST_COMPLETED)
     ready = [ref for ref in checked if ref.future().done()][:num_returns]
     taken = set(ready)

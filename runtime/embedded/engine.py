@@ -109,7 +109,8 @@ class EmbeddedEngine:
         except GraphError:
             raise
         except BaseException:  # Ctrl-C: the head may have it already, and would keep its name and its resources
-            self._control.start(self._link.ask(kill=pb.Kill(actor=actor)))
+            with contextlib.suppress(EngineError):  # a signal handler has shut down, and raised this
+                self._control.start(self._link.ask(kill=pb.Kill(actor=actor)))
             raise
 
         def arguments_ready(values: tuple[bytes, ...], error: BaseException | None) -> None:
