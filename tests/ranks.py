@@ -66,14 +66,8 @@ def send_and_receive_of_two(communicator: Communicator) -> float:
 
 def interrupted(communicator: Communicator, operation: str) -> str:
     """As by Ctrl-C, while it waits."""
-
-    def ctrl_c() -> None:
-        while not communicator._busy.locked():  # type: ignore[attr-defined] # the operation has not begun
-            time.sleep(0.01)
-        time.sleep(0.2)  # so that it waits, as a rule; it is right at any moment
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=ctrl_c, daemon=True).start()
+    ctrl_c = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    ctrl_c.start()
     try:
         perform(communicator, operation, timeout=None)
     except KeyboardInterrupt:
