@@ -10,9 +10,10 @@ import itertools
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from channels import _ring
@@ -24,25 +25,30 @@ from channels.spec import ChannelSpec
 
 __all__ = ["LocalChannel", "open_reader", "open_writer"]
 
+T = TypeVar("T")
+
 _numbers = itertools.count(1)
 _queues: WeakValueDictionary[int, _Queue] = WeakValueDictionary()
 
 
 class _Queue:
-    """What both ends and the creator share; everything in it is guarded by `lock`."""
+    """What both ends and the creator share; everything in it is guarded by `lock`.
+
+    An interrupt may come between any two steps. So whoever changes something wakes the others first, who wait for the
+    lock then, and the change itself is one step, the last: it has happened, or nothing has but a wake-up.
+    """
 
     def __init__(self, spec: ChannelSpec) -> None:
         self.spec = spec
-        # Entered as itself, never as `with changed`: that is Python, and Ctrl-C between its taking the lock and the
-        # body would leave it taken for ever.
         self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
-        self.messages: deque[tuple[int, bytes]] = deque()  # what the slowest reader has not taken yet
-        self.first = 0  # the number of messages[0]
+        self.ring: list[tuple[int, bytes] | None] = [None] * spec.slots  # message n is at n % slots
+        self.published = 0
         self.taken = [0] * spec.readers
         self.opened = [False] * spec.readers
         self.left = [False] * spec.readers  # readers that closed
         self.armed: list[Callable[[], None] | None] = [None] * spec.readers
+        # One for each thread that sleeps. Not a condition: Ctrl-C in the middle of its wait makes it lose the lock.
+        self.bells: set[SimpleQueue[None]] = set()
         self.writer_opened = False
         self.ended = False
         self.broken: str | None = None
@@ -50,24 +56,26 @@ class _Queue:
         self.writer_waits = 0
         self.reader_waits = [0] * spec.readers
 
-    @property
-    def published(self) -> int:
-        return self.first + len(self.messages)
-
     def slowest(self) -> int:
         return min((t for t, left in zip(self.taken, self.left, strict=True) if not left), default=self.published)
 
-    def discard_taken(self) -> None:
-        while self.messages and self.first < self.slowest():
-            self.messages.popleft()
-            self.first += 1
+    def forget_taken(self, since: int) -> None:
+        """The messages from number `since` on that nobody will take any more. They would be overwritten, but late."""
+        for number in range(max(since, self.published - self.spec.slots), self.slowest()):
+            self.ring[number % self.spec.slots] = None
+
+    def ring_bells(self) -> None:
+        """Whoever sleeps is to look again, as soon as the lock is free."""
+        for bell in tuple(self.bells):
+            bell.put(None)
 
     def notify(self) -> None:
-        self.changed.notify_all()
+        """As that, and whoever was armed too."""
+        self.ring_bells()
         for index, tell in enumerate(self.armed):
-            if tell is not None and self.ready(index):
-                self.armed[index] = None
+            if tell is not None:
                 tell()
+                self.armed[index] = None
 
     def ready(self, index: int) -> bool:
         return self.broken is not None or self.taken[index] < self.published or self.ended
@@ -76,11 +84,26 @@ class _Queue:
         if self.broken is not None:
             raise ChannelBroken(f"channel {self.spec.name}: {self.broken}")
 
-    def wait(self, deadline: float | None, timeout: float | None) -> None:
-        remaining = None if deadline is None else deadline - time.monotonic()
-        if remaining is not None and remaining <= 0:
-            raise ChannelTimeout(f"channel {self.spec.name}: nothing happened within {timeout} s")
-        self.changed.wait(remaining)
+    def attempt(self, step: Callable[[], T | None], begin_wait: Callable[[], None], timeout: float | None) -> T:
+        """What `step()`, called under the lock again and again, returns at last; `begin_wait()` before a sleep."""
+        deadline = _deadline(timeout)
+        bell: SimpleQueue[None] = SimpleQueue()
+        try:
+            while True:
+                with self.lock:
+                    outcome = step()
+                    if outcome is not None:
+                        return outcome
+                    if bell not in self.bells:
+                        begin_wait()
+                        self.bells.add(bell)
+                remaining = None if deadline is None else deadline - time.monotonic()
+                if remaining is not None and remaining <= 0:
+                    raise ChannelTimeout(f"channel {self.spec.name}: nothing happened within {timeout} s")
+                with suppress(Empty):
+                    bell.get(timeout=remaining)
+        finally:
+            self.bells.discard(bell)
 
 
 class LocalWriter(Writer):
@@ -95,41 +118,39 @@ class LocalWriter(Writer):
 
     def write(self, value: Any, execution: int, timeout: float | None = None) -> None:
         queue = self._queue
-        deadline = _deadline(timeout)
-        waited = False
-        with queue.lock:
-            while True:
-                if self._closed:
-                    raise ChannelClosed(f"channel {self.spec.name}: this end was closed")
-                queue.check_unbroken()
-                if all(queue.left):
-                    raise ChannelClosed(f"channel {self.spec.name}: no reader is left")
-                if queue.published - queue.slowest() < self.spec.slots:
-                    break
-                if not waited:
-                    queue.writer_waits += 1
-                    waited = True
-                queue.wait(deadline, timeout)
+        queue.attempt(self._room, self._count_wait, timeout)
         frame = pack(value)  # outside the lock: pickling runs code of the user's classes
-        if len(frame) > self.spec.max_message_bytes and type(value) is not Failure:
+        size = len(frame)
+        if size > self.spec.max_message_bytes and type(value) is not Failure:
             raise MessageTooLargeError(
-                f"channel {self.spec.name}: the value has {len(frame)} bytes, more than "
+                f"channel {self.spec.name}: the value has {size} bytes, more than "
                 f"max_message_bytes={self.spec.max_message_bytes}; send less, or allow more"
             )
         with queue.lock:
             queue.check_unbroken()
             if self._closed:  # meanwhile: whoever saw the end must not find more behind it
                 raise ChannelClosed(f"channel {self.spec.name}: this end was closed")
-            queue.messages.append((execution, frame))
-            queue.bytes += len(frame)
-            queue.discard_taken()
             queue.notify()
+            queue.ring[queue.published % self.spec.slots] = (execution, frame)
+            queue.bytes += size
+            queue.published += 1
+
+    def _room(self) -> bool | None:
+        queue = self._queue
+        if self._closed:
+            raise ChannelClosed(f"channel {self.spec.name}: this end was closed")
+        queue.check_unbroken()
+        if all(queue.left):
+            raise ChannelClosed(f"channel {self.spec.name}: no reader is left")
+        return queue.published - queue.slowest() < self.spec.slots or None
+
+    def _count_wait(self) -> None:
+        self._queue.writer_waits += 1
 
     def close(self) -> None:
         with self._queue.lock:
-            self._closed = True
-            self._queue.ended = True
             self._queue.notify()
+            self._closed = self._queue.ended = True
 
 
 class LocalReader(Reader):
@@ -145,32 +166,33 @@ class LocalReader(Reader):
             self._queue.opened[index] = True
 
     def read(self, execution: int, timeout: float | None = None) -> Any:
+        return unpack(self._queue.attempt(lambda: self._take(execution), self._count_wait, timeout))
+
+    def _take(self, execution: int) -> bytes | None:
         queue = self._queue
-        deadline = _deadline(timeout)
-        waited = False
-        with queue.lock:
-            while True:
-                if self._closed:
-                    raise ChannelClosed(f"channel {self.spec.name}: this end was closed")
-                queue.check_unbroken()
-                if queue.taken[self.index] < queue.published:
-                    break
-                if queue.ended:
-                    raise ChannelClosed(f"channel {self.spec.name}: the writer ended the stream")
-                if not waited:
-                    queue.reader_waits[self.index] += 1
-                    waited = True
-                queue.wait(deadline, timeout)
-            found, frame = queue.messages[queue.taken[self.index] - queue.first]
-            if found != execution:
-                raise ChannelBroken(
-                    f"channel {self.spec.name}: expected the message of execution {execution}, "
-                    f"found that of execution {found}"
-                )
-            queue.taken[self.index] += 1
-            queue.discard_taken()
-            queue.notify()
-        return unpack(frame)
+        if self._closed:
+            raise ChannelClosed(f"channel {self.spec.name}: this end was closed")
+        queue.check_unbroken()
+        number = queue.taken[self.index]
+        if number == queue.published:
+            if queue.ended:
+                raise ChannelClosed(f"channel {self.spec.name}: the writer ended the stream")
+            return None
+        message = queue.ring[number % self.spec.slots]
+        assert message is not None
+        found, frame = message
+        if found != execution:
+            raise ChannelBroken(
+                f"channel {self.spec.name}: expected the message of execution {execution}, "
+                f"found that of execution {found}"
+            )
+        queue.ring_bells()
+        queue.taken[self.index] = number + 1
+        queue.forget_taken(number)
+        return frame
+
+    def _count_wait(self) -> None:
+        self._queue.reader_waits[self.index] += 1
 
     def ready(self) -> bool:
         with self._queue.lock:
@@ -186,11 +208,11 @@ class LocalReader(Reader):
             return lacks
 
     def close(self) -> None:
-        with self._queue.lock:
-            self._closed = True
-            self._queue.left[self.index] = True
-            self._queue.discard_taken()
-            self._queue.notify()
+        queue = self._queue
+        with queue.lock:
+            queue.notify()
+            self._closed = queue.left[self.index] = True
+            queue.forget_taken(queue.taken[self.index])
 
 
 class LocalChannel(Channel):
@@ -203,9 +225,9 @@ class LocalChannel(Channel):
 
     def break_(self, reason: str) -> None:
         with self._queue.lock:
+            self._queue.notify()
             if self._queue.broken is None:
                 self._queue.broken = reason
-            self._queue.notify()
 
     def statistics(self) -> ChannelStatistics:
         queue = self._queue
@@ -223,8 +245,7 @@ class LocalChannel(Channel):
     def destroy(self) -> None:
         self.break_("the channel was destroyed by its creator")
         with self._queue.lock:
-            self._queue.first += len(self._queue.messages)
-            self._queue.messages.clear()
+            self._queue.ring[:] = [None] * self.spec.slots
 
 
 def open_writer(spec: ChannelSpec) -> Writer:

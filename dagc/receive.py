@@ -1,8 +1,8 @@
 """Receiver: takes what one output channel delivers and resolves the refs that wait for it.
 
 Threads. A reading end belongs to one thread at a time, and several threads may want different results of one channel.
-Whoever comes first reads, for all (the leader); the others wait on a condition until their ref is resolved or the
-leader has left, and then one of them leads.
+Whoever comes first reads, for all (the leader); the others sleep until something was delivered or the leader
+has left, and look again: one of them leads then.
 
 asyncio. No thread: a coroutine takes what is there, polls for the time that a wake-up would cost, and then arms the
 channel: whoever delivers next writes a byte into this process's wake pipe, which the event loop watches.
@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
@@ -28,7 +30,7 @@ __all__ = ["Receiver"]
 
 #: How long a coroutine polls before it arms the channel and sleeps: what a sleep and a wake-up cost.
 POLL_SECONDS = 100e-6
-#: A sleep is cut: whoever delivers may have no descriptor left to wake us with, or die before it does.
+#: A sleep is cut: whoever delivers may have no descriptor left to wake us with, die before it does, or be interrupted.
 SLEEP_SECONDS = 0.1
 #: How long one look of the coroutine that is next in line may hold the event loop: two switches to a worker and back.
 LOOK_SECONDS = 20e-6
@@ -65,11 +67,8 @@ class Receiver:
         self._guard = guard
         self._lead = threading.RLock()
         self._led = False  # what a follower looks at: an RLock does not tell
-        # Entered as itself, never as `with self._followers`: that is Python, and Ctrl-C between its taking the lock and
-        # the body would leave it taken for ever.
-        self._follow_lock = threading.Lock()
-        self._followers = threading.Condition(self._follow_lock)
-        self._following = 0
+        # One for each thread that follows. Not a condition: Ctrl-C in the middle of its wait makes it lose its lock.
+        self._bells: set[SimpleQueue[None]] = set()
         self._unarmed = False  # a coroutine sleeps without having armed the channel, because somebody else led
 
     # ---- threads ----
@@ -132,17 +131,15 @@ class Receiver:
     def _follow(self, execution: int, deadline: float | None, said: float | None) -> None:
         if deadline is not None and time.monotonic() > deadline:  # also if there is nobody to follow
             raise self._late(execution, said)
-        with self._follow_lock:
-            self._following += 1
-            try:
-                # Interruptible on the main thread: a condition's wait sees Ctrl-C.
-                while self._window.delivered[self._channel] < execution and self._led:
-                    remaining = None if deadline is None else deadline - time.monotonic()
-                    if remaining is not None and remaining <= 0:
-                        break
-                    self._followers.wait(remaining)
-            finally:
-                self._following -= 1
+        remaining = SLEEP_SECONDS if deadline is None else min(SLEEP_SECONDS, deadline - time.monotonic())
+        bell: SimpleQueue[None] = SimpleQueue()
+        try:
+            self._bells.add(bell)
+            if self._window.delivered[self._channel] < execution and self._led and remaining > 0:
+                with suppress(Empty):
+                    bell.get(timeout=remaining)
+        finally:
+            self._bells.discard(bell)
 
     def _take(self, execution: int, timeout: float | None) -> bool:
         """Read the next delivery, for the leader. False: it did not come in time."""
@@ -181,9 +178,9 @@ class Receiver:
     def _notify(self) -> None:
         """Something was delivered, or the lead is free. Whoever could not lead said so before it looked again, so that
         is seen here, or it sees that the lead is free."""
-        if self._following:
-            with self._follow_lock:
-                self._followers.notify_all()
+        if self._bells:
+            for bell in tuple(self._bells):
+                bell.put(None)
         if self._unarmed:
             self._unarmed = False
             wake()
