@@ -96,7 +96,7 @@ class CompiledGraph:
         self._engine = engine
         self._timeout = options.timeout
         self._pid = os.getpid()
-        self._submit = threading.Lock()
+        self._submit = threading.RLock()  # it knows whose it is: what interrupts an execute must not wait for it
         self._teardown = threading.RLock()  # for a signal handler that tears down in the middle of a teardown
         self._tearing_down = False
         self._writes: list[tuple[Callable[[Any, int], None], InputAccess | None]] = [
@@ -149,6 +149,8 @@ class CompiledGraph:
         as usable as before after all of them but GraphClosedError and ActorDiedError.
         """
         while True:
+            if self._submit._is_owned():  # type: ignore[attr-defined] # what threading.Condition asks, too
+                raise self._interrupting()
             with self._submit:
                 if not self._window.full:
                     return self._begin(args, kwargs)
@@ -160,12 +162,20 @@ class CompiledGraph:
     async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
         """As `execute`, for a coroutine: awaits a place among the executions under way. Await the refs, too."""
         while True:
+            if self._submit._is_owned():  # type: ignore[attr-defined] # what threading.Condition asks, too
+                raise self._interrupting()
             with self._submit:
                 if not self._window.full:
                     return self._begin(args, kwargs)
                 needed, since = self._window.needed, time.monotonic()
             for receiver in self._receivers:
                 await receiver.delivered_async(needed, since)
+
+    def _interrupting(self) -> GraphError:
+        return GraphError(
+            f"graph {self.name}: a signal handler, or a __del__, calls execute in the middle of this thread's own; let "
+            "it set a flag, or start a thread"
+        )
 
     def map(self, inputs: Iterable[Any], *, progress: bool = False) -> Iterator[Any]:
         """The results of many executions, in the order of `inputs`, with at most `max_inflight` under way or unread.
@@ -359,8 +369,9 @@ class CompiledGraph:
         ending, installation = self._ending, self._installation
         ending.close(GraphClosedError(f"graph {self.name} was torn down"))
         try:
-            # Whoever is in the middle of an execute writes it to the end; more can begin no more.
-            if self._submit.acquire(timeout=timeout):
+            # Whoever is in the middle of an execute writes it to the end, unless this is what interrupts it; more can
+            # begin no more.
+            if not self._submit._is_owned() and self._submit.acquire(timeout=timeout):  # type: ignore[attr-defined]
                 self._submit.release()
                 for writer in installation.writers.values():
                     writer.close()

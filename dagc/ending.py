@@ -53,7 +53,7 @@ class Ending:
         self._engine = engine
         # Weakly: refs that wait in it hold the CompiledGraph.
         self._window = weakref.ref(window)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may end what it interrupts the end of
         #: Why nothing can be executed any more.
         self.reason: BaseException | None = None
         #: Set once the channels have been broken for it.

@@ -55,7 +55,7 @@ class _ThreadActor:
         self.started = threading.Event()
         self.death: Callable[[], ActorDiedError] | None = None
         self._running = ""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._watches: list[DeathWatch] = []
         self._on_death: list[Callable[[], None]] = []
 
@@ -124,7 +124,7 @@ class ThreadEngine:
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._actors: dict[ActorId, _ThreadActor] = {}
         #: Of this process, and of each actor that has submitted tasks: as if it were a process.
         self._pools: dict[ActorId | None, TaskPool] = {}

@@ -143,6 +143,57 @@ print(graph.execute(2).get(HANG))
     assert "Traceback" not in done.stderr, done.stderr
 
 
+INTERRUPTED_EXECUTE = """
+class Raises:
+    "Its pickling, in the middle of an execute, raises the signal."
+    def __reduce__(self):
+        signal.raise_signal(signal.SIGTERM)
+        return int, ()
+
+def handle(*_):
+    try:
+        {handler}
+    except dagc.GraphError as error:
+        print(error)
+
+signal.signal(signal.SIGTERM, handle)
+stage = Stage.remote()
+with InputNode() as x:
+    y = stage.forward.bind(x)
+graph = dagc.compile(y, name="main", timeout=HANG)
+"""
+
+
+def test_a_handler_that_executes_in_the_middle_of_an_execute_is_told_so(tmp_path: Path) -> None:
+    """It would wait for what it interrupts."""
+    program = """
+print(graph.execute(Raises()).get(), graph.execute(3).get())
+graph.teardown()
+"""
+    told, results = said(
+        PRELUDE + INTERRUPTED_EXECUTE.format(handler="graph.execute(2)") + program, tmp_path
+    ).splitlines()
+    assert told == (
+        "graph main: a signal handler, or a __del__, calls execute in the middle of this thread's own; let it set a "
+        "flag, or start a thread"
+    )
+    assert results == "0 3"
+
+
+def test_a_handler_tears_down_in_the_middle_of_an_execute(tmp_path: Path) -> None:
+    """Nobody waits for the execute to end: it hears of it."""
+    program = """
+try:
+    graph.execute(Raises())
+except dagc.GraphClosedError as error:
+    print(error)
+dagc.shutdown()
+print(children())
+"""
+    found = said(PRELUDE + INTERRUPTED_EXECUTE.format(handler="graph.teardown()") + program, tmp_path)
+    assert found == "graph main was torn down\nset()\n"
+
+
 def test_ctrl_c_in_shutdown_still_ends_everything(tmp_path: Path) -> None:
     """A graph whose actor is busy is what it is impatient with."""
     program = """

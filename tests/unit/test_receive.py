@@ -38,8 +38,9 @@ class Refused:
 class Gate:
     """A lock; the thread that `stop` names stays behind when it has released it for the first time."""
 
-    def __init__(self, lock: threading.Lock) -> None:
+    def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock
+        self._is_owned = lock._is_owned  # type: ignore[attr-defined]
         self.stop: threading.Thread | None = None
         self.reached = threading.Event()
         self.opened = threading.Event()
