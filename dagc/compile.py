@@ -38,6 +38,7 @@ def compile(  # noqa: A001 - the public name; dagc.compile reads like re.compile
     ActorDiedError for an actor that is dead, ArenaFullError without memory for the channels.
     """
     chosen = CompileOptions.from_keywords({"name": name, **options})
+    current.check_thread("compile")
     if chosen.trace == "nvtx":
         check_ranges()
     bound = build_graph(dag)

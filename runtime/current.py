@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from runtime.engine import Engine
     from runtime.ids import ActorId
 
-__all__ = ["clear", "engine", "inside", "install", "set_default", "started", "thread"]
+__all__ = ["check_thread", "clear", "engine", "inside", "install", "set_default", "started", "thread"]
 
 #: The actor whose code runs in this thread or coroutine; None outside of any, and in threads that its code starts.
 inside: ContextVar[ActorId | None] = ContextVar("inside", default=None)
@@ -29,6 +29,17 @@ class _Thread(threading.local):
 
 
 thread = _Thread()
+
+
+def check_thread(what: str) -> None:
+    """Refuse to wait for results on the thread that they come through: EngineError."""
+    if thread.own:
+        raise EngineError(
+            f"{what} in a callback or a __del__ that runs on the thread which results come through: it would wait for "
+            "itself; start a thread for it"
+        )
+
+
 _lock = threading.RLock()
 _engine: Engine | None = None
 _default: Callable[[], Engine] | None = None

@@ -15,7 +15,7 @@ from channels.serialize import pack
 from runtime import current
 from runtime.calls import ActorHandle
 from runtime.embedded.engine import EmbeddedEngine
-from runtime.errors import EngineError, GetTimeoutError, GraphError, WrongArgumentsError
+from runtime.errors import GetTimeoutError, GraphError, WrongArgumentsError
 from runtime.outcomes import open_value
 from runtime.planning import PlanningEngine
 from runtime.refs import ObjectRef
@@ -115,7 +115,7 @@ def wait(
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if len(checked) - len(pending) >= num_returns or left == 0:
             break
-        _check_thread("wait")
+        current.check_thread("wait")
         wait_futures(pending, left, FIRST_COMPLETED)
     ready = [ref for ref in checked if ref.future().done()][:num_returns]
     taken = set(ready)
@@ -145,7 +145,7 @@ def kill(handle: ActorHandle) -> None:
 def get_until(ref: ObjectRef, timeout: float | None, deadline: float | None) -> Any:
     """`get`, until a deadline of time.monotonic; `timeout`: what to tell of it."""
     if not ref.future().done():
-        _check_thread(f"get({ref!r})")
+        current.check_thread(f"get({ref!r})")
     try:
         error = ref.future().exception(None if deadline is None else max(0.0, deadline - time.monotonic()))
     except FutureTimeoutError:
@@ -154,14 +154,6 @@ def get_until(ref: ObjectRef, timeout: float | None, deadline: float | None) -> 
         # The same exception is raised by every get: without this, each would add its frames to it.
         raise error.with_traceback(None)
     return ref.future().result()
-
-
-def _check_thread(what: str) -> None:
-    if current.thread.own:
-        raise EngineError(
-            f"{what} in a callback or a __del__ that runs on the thread which results come through: it would wait for "
-            "itself; start a thread for it"
-        )
 
 
 def _checked(refs: Any, what: str) -> list[ObjectRef]:

@@ -110,6 +110,21 @@ print(dagc.get(actor.echo.remote(4), timeout=HANG))
     assert "callback" in refused
 
 
+def test_a_callback_compiles_nothing(tmp_path: Path) -> None:
+    """The actors' answers would come through it."""
+    program = """
+with dagc.InputNode() as x:
+    y = actor.echo.bind(x)
+print(called_back(lambda: dagc.plan(y, name="g").name))
+print(called_back(lambda: dagc.compile(y)))
+with dagc.compile(y) as graph:
+    print(graph.execute(4).get())
+"""
+    planned, refused, later = said(CALLBACK + program, tmp_path).splitlines()
+    assert (planned, later) == ("g", "4")
+    assert refused.startswith("EngineError: compile in a callback")
+
+
 def test_a_callback_kills_and_does_not_wait_for_the_death(tmp_path: Path) -> None:
     """It is that very thread that would hear of it."""
     program = """
