@@ -13,7 +13,7 @@ import numpy as np
 
 import dagc
 from benchmarks.protocol import Answer, serve
-from benchmarks.timing import idle_percent, latency, latency_async, latency_of_prepared, throughput
+from benchmarks.timing import idle_percent, latency, latency_async, latency_of_prepared, let_fall_asleep, throughput
 
 #: Enough for every benchmark; asked for once, so that no measurement shares the machine with a starting process.
 ACTORS = 8
@@ -39,6 +39,10 @@ class Dagc:
         with self._compile(actors) as graph:
             return latency(lambda: graph.execute(1).get(), seconds)
 
+    def asleep(self, seconds: float) -> Answer:
+        with self._compile(1) as graph:
+            return latency_of_prepared(let_fall_asleep, lambda _: graph.execute(1).get(), seconds)
+
     def rate(self, actors: int, depth: int, seconds: float) -> Answer:
         with self._compile(actors, max_inflight=max(8, depth)) as graph:
             return throughput(lambda: graph.execute(1), lambda ref: ref.get(), depth, seconds)
@@ -55,12 +59,13 @@ class Dagc:
             return latency(lambda: graph.execute(value).get(), seconds)
 
     def arena(self, nbytes: int, seconds: float) -> Answer:
-        """An array that was made in shared memory; making and filling it is not counted."""
+        """An array that was made in shared memory. Making and filling it is not counted, nor waking the actor then."""
         with self._compile(1) as graph:
 
             def prepare() -> Any:
                 made = graph.empty(nbytes, np.uint8)
                 made.fill(1)
+                graph.execute(1).get()
                 return made
 
             return latency_of_prepared(prepare, lambda made: graph.execute(made).get(), seconds)
@@ -110,7 +115,7 @@ def main() -> None:
     dagc.init(num_cpus=ACTORS)
     try:
         peer = Dagc()
-        benches = ("chain", "rate", "fanout", "array", "arena", "aio", "idle", "compile_", "call")
+        benches = ("chain", "asleep", "rate", "fanout", "array", "arena", "aio", "idle", "compile_", "call")
         serve({name: getattr(peer, name) for name in benches})
     finally:
         dagc.shutdown()

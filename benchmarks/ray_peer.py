@@ -27,7 +27,7 @@ import ray
 from ray.dag import InputNode, MultiOutputNode
 
 from benchmarks.protocol import Answer, serve
-from benchmarks.timing import idle_percent, latency, latency_async, latency_of_prepared, throughput
+from benchmarks.timing import idle_percent, latency, latency_async, latency_of_prepared, let_fall_asleep, throughput
 
 ACTORS = 8
 SHARED_MEMORY = Path("/dev/shm")
@@ -55,6 +55,10 @@ class Ray:
     def chain(self, actors: int, seconds: float) -> Answer:
         with self._compiled(actors) as graph:
             return latency(lambda: ray.get(graph.execute(1)), seconds)
+
+    def asleep(self, seconds: float) -> Answer:
+        with self._compiled(1) as graph:
+            return latency_of_prepared(let_fall_asleep, lambda _: ray.get(graph.execute(1)), seconds)
 
     def rate(self, actors: int, depth: int, seconds: float) -> Answer:
         with self._compiled(actors, _max_inflight_executions=max(10, depth)) as graph:
@@ -159,7 +163,7 @@ def main() -> None:
     ray.init(num_cpus=ACTORS, include_dashboard=False, log_to_driver=False, logging_level="error", _temp_dir=folder)
     try:
         peer = Ray()
-        benches = ("chain", "rate", "fanout", "array", "aio", "idle", "compile_", "call")
+        benches = ("chain", "asleep", "rate", "fanout", "array", "aio", "idle", "compile_", "call")
         serve({name: getattr(peer, name) for name in benches}, ray=ray.__version__)
     finally:
         ray.shutdown()

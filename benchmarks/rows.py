@@ -53,6 +53,7 @@ def _size(nbytes: int) -> str:
 def _rows() -> list[Row]:
     rows = [
         _same("echo", "echo of an int", Budget("one actor, echo an int, p50", 5.0), bench="chain", actors=1),
+        _same("asleep", "  after a pause of 2 ms", bench="asleep"),
         _same("chain4", "chain of 4 actors", Budget("chain of 4 actors, p50", 30.0), bench="chain", actors=4),
         _same("chain8", "chain of 8 actors", Budget("chain of 8 on 2 cores, p50", 80.0), bench="chain", actors=8),
     ]

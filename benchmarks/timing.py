@@ -17,7 +17,15 @@ from typing import Any
 
 from benchmarks.protocol import Answer
 
-__all__ = ["idle_percent", "latency", "latency_async", "latency_of_prepared", "summary", "throughput"]
+__all__ = [
+    "idle_percent",
+    "latency",
+    "latency_async",
+    "latency_of_prepared",
+    "let_fall_asleep",
+    "summary",
+    "throughput",
+]
 
 now = time.perf_counter_ns
 WARM_UP_SHARE = 0.2
@@ -26,6 +34,8 @@ WARM_UP_STEPS = 20
 FEWEST = 3
 #: Between the last use of a graph and the beginning of its idleness.
 SETTLE_SECONDS = 0.5
+#: Long enough for whoever waits to stop polling and sleep.
+PAUSE_SECONDS = 2e-3
 
 
 def latency(step: Callable[[], object], seconds: float) -> Answer:
@@ -90,6 +100,13 @@ def idle_percent(pid: int, seconds: float) -> Answer:
     before = _cpu_seconds(pid)
     time.sleep(seconds)
     return {"percent": (_cpu_seconds(pid) - before) / seconds * 100, "samples": 1}
+
+
+def let_fall_asleep() -> None:
+    """Compute for a while. The caller itself stays awake."""
+    end = now() + int(PAUSE_SECONDS * 1e9)
+    while now() < end:
+        pass
 
 
 def summary(nanoseconds: Sequence[int]) -> Answer:

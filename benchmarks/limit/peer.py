@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.limit.build import CannotBuildError, Ring, build
 from benchmarks.protocol import Answer, refuse, serve
-from benchmarks.timing import latency, latency_of_prepared, throughput
+from benchmarks.timing import latency, latency_of_prepared, let_fall_asleep, throughput
 
 PR_SET_PDEATHSIG = 1
 #: Ends an actor's loop, and is passed on.
@@ -44,6 +44,16 @@ class Limit:
                 read(0)
 
             return latency(step, seconds)
+
+    def asleep(self, seconds: float) -> Answer:
+        with self._chain(1) as (first, last):
+            write, read = first.write, last.read
+
+            def step(_: object) -> None:
+                write(1)
+                read(0)
+
+            return latency_of_prepared(let_fall_asleep, step, seconds)
 
     def rate(self, actors: int, depth: int, seconds: float) -> Answer:
         with self._chain(actors) as (first, last):
@@ -81,11 +91,15 @@ class Limit:
         with self._chain(1) as (first, last):
             write, read = first.write, last.read
 
-            def step(_: object) -> None:
+            def prepare() -> None:
+                shared.fill(1)
+                step()
+
+            def step(_: object = None) -> None:
                 write(1)
                 read(0)
 
-            return latency_of_prepared(lambda: shared.fill(1), step, seconds)
+            return latency_of_prepared(prepare, step, seconds)
 
     def memcpy(self, nbytes: int, seconds: float) -> Answer:
         source, target = np.ones(nbytes, np.uint8), np.zeros(nbytes, np.uint8)
@@ -136,7 +150,7 @@ def main() -> None:
     except CannotBuildError as reason:
         refuse(str(reason))
         return
-    serve({name: getattr(limit, name) for name in ("chain", "rate", "fanout", "array", "arena", "memcpy")})
+    serve({name: getattr(limit, name) for name in ("chain", "asleep", "rate", "fanout", "array", "arena", "memcpy")})
 
 
 if __name__ == "__main__":
