@@ -140,7 +140,7 @@ class Ending:
     def drop(self) -> None:
         """End a graph that nobody has any more, and nobody is to be told of."""
         self.unwatch()
-        self._installation.break_(f"graph {self._plan.name} was dropped without a teardown")
+        self.fail(GraphClosedError(f"graph {self._plan.name} was dropped without a teardown"))
         with suppress(EngineError):  # it has ended meanwhile, and the graph's workers with it
             self._installation.destroy(self._engine, wait=False)
 

@@ -47,7 +47,7 @@ class Recorder:
         Or until SETTLE_SECONDS are over: a loop that has failed records nothing more.
         """
         end = time.monotonic() + SETTLE_SECONDS
-        while not all(rows and rows[-1][0] >= execution for rows in self._rows) and time.monotonic() < end:
+        while any((rows[-1][0] if rows else 0) < execution for rows in self._rows) and time.monotonic() < end:
             time.sleep(0.001)
 
     def rows(self) -> Rows:

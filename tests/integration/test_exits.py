@@ -128,7 +128,7 @@ gc.collect()
 everybody = children()
 dagc.shutdown()
 ended(everybody)
-print([thread.name for thread in set(threading.enumerate()) - threads if thread.name.startswith("dagc")])
+print([thread.name for thread in set(threading.enumerate()) - threads if "_poll_wrapper" not in thread.name])
 with InputNode() as x:
     y = double.bind(x)
 with dagc.compile(y) as graph:

@@ -54,6 +54,14 @@ def test_an_execution_whose_results_are_there_is_waited_for(monkeypatch: pytest.
     recorder.settle(3)  # of a loop that has failed
 
 
+def test_before_the_first_execution_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(_seconds: float) -> None:
+        raise AssertionError("there is nothing to wait for")
+
+    monkeypatch.setattr("dagc.timing.recorder.time.sleep", sleep)
+    Recorder([(1, []), (1, [])]).settle(0)
+
+
 def test_nothing_recorded_is_no_rows() -> None:
     executions, begins, ends, cpu = Recorder([(2, [1])]).rows()
     assert (executions.shape, begins.shape, ends.shape, cpu.shape) == ((0,), (0, 2), (0, 2), (0, 2))
