@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-__all__ = ["wait_until"]
+import psutil
+
+__all__ = ["wait_for_the_end", "wait_until"]
 
 #: A watchdog: whoever needs this many seconds hangs.
 _PATIENCE = 60.0
@@ -20,3 +22,8 @@ def wait_until(condition: Callable[[], bool]) -> None:
             return
         pause.wait(_PAUSE)
     raise AssertionError("it never came to that")
+
+
+def wait_for_the_end(pids: Collection[int]) -> None:
+    """Return once none of these processes is there, not even as a zombie."""
+    wait_until(lambda: not any(map(psutil.pid_exists, pids)))

@@ -31,6 +31,7 @@ from runtime.embedded.spawner import Spawner, exit_reason
 from runtime.engine import ActorContext, ActorOptions
 from runtime.errors import ActorDiedError, EngineError, GraphError
 from runtime.ids import ActorId
+from tests.waiting import wait_for_the_end
 
 ROOT = Path(__file__).parents[2]
 #: A watchdog: whoever needs this long hangs.
@@ -508,9 +509,7 @@ def test_driver_that_is_killed_takes_its_workers_along() -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
     workers = [int(pid) for pid in done.stdout.split()]
     assert len(set(workers)) == 3
-    deadline = time.monotonic() + LIMIT
-    while any(map(psutil.pid_exists, workers)):
-        assert time.monotonic() < deadline
+    wait_for_the_end(workers)
     sweep(base_folder())
 
 

@@ -19,6 +19,7 @@ PRELUDE = """
 import numpy as np
 import psutil
 from dagc import InputNode, MultiOutputNode
+from tests.waiting import wait_for_the_end
 
 @dagc.remote
 class Stage:
@@ -35,10 +36,6 @@ def reduced(*groups):
 
 def children():
     return {child.pid for child in psutil.Process().children(recursive=True)}
-
-def ended(pids):
-    alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], HANG)[1]
-    assert not alive, alive
 """
 
 
@@ -100,7 +97,7 @@ def collect():
 current.engine()._control.soon(collect)
 assert collected.wait(HANG), "the engine is stuck"
 print(dagc.get(Stage.remote().forward.remote(3), timeout=HANG)[0])
-ended(started)
+wait_for_the_end(started)
 """
     assert said(PRELUDE + program, tmp_path) == "3.0\n"
 
@@ -122,12 +119,12 @@ for _ in range(3):
     started = children() - before
     assert started, "a graph of functions has workers of its own"
     gc.collect()
-    ended(started)
+    wait_for_the_end(started)
 drop()
 gc.collect()
 everybody = children()
 dagc.shutdown()
-ended(everybody)
+wait_for_the_end(everybody)
 print([thread.name for thread in set(threading.enumerate()) - threads if "_poll_wrapper" not in thread.name])
 with InputNode() as x:
     y = double.bind(x)

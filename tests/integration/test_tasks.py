@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import signal
@@ -21,6 +20,7 @@ import runtime
 from channels.errors import DagcError
 from runtime import current
 from runtime.errors import ActorDiedError, EngineError, GraphError
+from tests.waiting import wait_for_the_end
 
 ROOT = Path(__file__).parents[2]
 #: A watchdog: whoever needs this long hangs.
@@ -126,15 +126,6 @@ def _death(ref: Any) -> ActorDiedError:
     return raised.value
 
 
-def _wait_for_the_end(pids: list[int]) -> None:
-    running = []
-    for pid in pids:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            running.append(psutil.Process(pid))
-    _, alive = psutil.wait_procs(running, LIMIT)
-    assert alive == []
-
-
 # ---- workers ----
 
 
@@ -221,12 +212,12 @@ def test_workers_end_with_whoever_submitted(session: None, how: str) -> None:
     if how == "death":
         os.kill(worker, signal.SIGKILL)
         assert _death(ref).pid == worker
-        _wait_for_the_end([nested])
+        wait_for_the_end([nested])
         return
     other = Meeting.remote()
     theirs = runtime.get(other.pids_of_tasks.remote(meeting, 1), timeout=LIMIT)
     runtime.kill(other)
-    _wait_for_the_end(theirs)
+    wait_for_the_end(theirs)
     assert psutil.pid_exists(nested)
 
 
