@@ -11,14 +11,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from channels import _ring
 from channels.alarm import Alarm
 from channels.base import Channel, ChannelStatistics, Failure, Reader, Writer
+from channels.bell import Bell
 from channels.errors import ChannelBroken, ChannelClosed, ChannelTimeout, MessageTooLargeError
 from channels.serialize import pack, unpack
 from channels.spec import ChannelSpec
@@ -47,8 +46,7 @@ class _Queue:
         self.opened = [False] * spec.readers
         self.left = [False] * spec.readers  # readers that closed
         self.armed: list[Callable[[], None] | None] = [None] * spec.readers
-        # One for each thread that sleeps. Not a condition: Ctrl-C in the middle of its wait makes it lose the lock.
-        self.bells: set[SimpleQueue[None]] = set()
+        self.bells: set[Bell] = set()  # of the threads that sleep
         self.writer_opened = False
         self.ended = False
         self.broken: str | None = None
@@ -66,8 +64,8 @@ class _Queue:
 
     def ring_bells(self) -> None:
         """Whoever sleeps is to look again, as soon as the lock is free."""
-        for bell in tuple(self.bells):
-            bell.put(None)
+        for bell in list(self.bells):  # in one step, for others change it; tuple() needs several
+            bell.ring()
 
     def notify(self) -> None:
         """As that, and whoever was armed too."""
@@ -87,7 +85,7 @@ class _Queue:
     def attempt(self, step: Callable[[], T | None], begin_wait: Callable[[], None], timeout: float | None) -> T:
         """What `step()`, called under the lock again and again, returns at last; `begin_wait()` before a sleep."""
         deadline = _deadline(timeout)
-        bell: SimpleQueue[None] = SimpleQueue()
+        bell = Bell()
         try:
             while True:
                 with self.lock:
@@ -100,8 +98,7 @@ class _Queue:
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     raise ChannelTimeout(f"channel {self.spec.name}: nothing happened within {timeout} s")
-                with suppress(Empty):
-                    bell.get(timeout=remaining)
+                bell.sleep(remaining)
         finally:
             self.bells.discard(bell)
 
@@ -130,6 +127,11 @@ class LocalWriter(Writer):
             queue.check_unbroken()
             if self._closed:  # meanwhile: whoever saw the end must not find more behind it
                 raise ChannelClosed(f"channel {self.spec.name}: this end was closed")
+            if queue.published - queue.slowest() == self.spec.slots:
+                raise RuntimeError(
+                    f"channel {self.spec.name}: this end is in use by another call; an end belongs to one thread "
+                    "at a time"
+                )
             queue.notify()
             queue.ring[queue.published % self.spec.slots] = (execution, frame)
             queue.bytes += size

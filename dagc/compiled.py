@@ -145,6 +145,7 @@ class CompiledGraph:
 
         Waits only while `max_inflight` executions are under way, and receives results meanwhile. Raises
         WrongArgumentsError, GetTimeoutError (no place within the graph's timeout), GraphClosedError or ActorDiedError;
+        GraphError in a signal handler or `__del__` that interrupts this thread's own execute;
         MessageTooLargeError, SerializationError or ArenaFullError for an argument that cannot be sent. The graph is
         as usable as before after all of them but GraphClosedError and ActorDiedError.
         """
@@ -343,7 +344,9 @@ class CompiledGraph:
 
         Executions under way are finished, and their refs can still be got. An actor whose method does not return within
         `timeout` seconds is named in a RuntimeWarning; its results fail with GraphClosedError. A graph that failed
-        before has nothing to finish: then no busy actor is waited for, for longer than a second.
+        before has nothing to finish: then no busy actor is waited for, for longer than a second. Nor has one that a
+        signal handler, or a `__del__`, tears down in the middle of this thread's own `execute`, which may have sent
+        half of its inputs: it is stopped at once, and what is not there yet fails with GraphClosedError.
 
         In a process that was forked from the one that compiled the graph it does nothing: it is not its graph to end.
         Raises WrongArgumentsError for a timeout that is no number of seconds.
@@ -382,7 +385,7 @@ class CompiledGraph:
             for receiver in self._receivers:
                 # Everything has been delivered or has failed; another thread may be about to take it. So may this one,
                 # if a signal handler tears down: it hears of the end when the handler returns.
-                if not receiver.reading_here:
+                if not receiver.leads_here:
                     with suppress(GetTimeoutError):
                         receiver.wait(self._window.begun, REASON_SECONDS, REASON_SECONDS)
         finally:

@@ -57,14 +57,14 @@ class Window:
 
     def begin(self, refs: Sequence[ResultRef]) -> None:
         """The next execution begins; `refs[channel]` gets what the channel delivers for it."""
-        self.begun += 1
         for wanted, ref in zip(self._wanted, refs):  # noqa: B905 - as many by construction, and this is the hot path
             wanted.append(ref)
+        self.begun += 1  # last: a signal handler that comes in between waits for nothing that no ref wants
 
     def begin_one(self, ref: ResultRef) -> None:
         """`begin`, of a window with one channel."""
-        self.begun += 1
         self._wanted[0].append(ref)
+        self.begun += 1
 
     def cancel(self, execution: int) -> None:
         """Take the begin of this execution, the last one, back: nothing of it was sent.
@@ -92,3 +92,4 @@ class Window:
         """The channel will deliver nothing more: all that is wanted of it fails, each with an error of its own."""
         while self._wanted[channel]:
             self.deliver(channel, failure())
+        self.delivered[channel] = max(self.delivered[channel], self.begun)  # whatever an interrupt left undone

@@ -15,12 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import suppress
-from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
 from channels import ChannelBroken, ChannelClosed, ChannelTimeout, Failure, Reader, wake
+from channels.bell import Bell
 from dagc.errors import GetTimeoutError, GraphError, ResultLostError
 from dagc.inflight import Window
 from dagc.refs import OWN_TIMEOUT
@@ -66,9 +65,7 @@ class Receiver:
         self._taken = taken
         self._guard = guard
         self._lead = threading.RLock()
-        self._led = False  # what a follower looks at: an RLock does not tell
-        # One for each thread that follows. Not a condition: Ctrl-C in the middle of its wait makes it lose its lock.
-        self._bells: set[SimpleQueue[None]] = set()
+        self._bells: set[Bell] = set()  # of the threads that follow
         self._unarmed = False  # a coroutine sleeps without having armed the channel, because somebody else led
 
     # ---- threads ----
@@ -84,7 +81,7 @@ class Receiver:
         window, channel = self._window, self._channel
         if self._guard is not None and window.delivered[channel] < execution:
             self._guard(execution, self.name)
-        if self._led and self.reading_here:
+        if self._lead._is_owned() and self._leads_in(sys._getframe(1)):  # type: ignore[attr-defined]
             raise GraphError(
                 f"{self.name}: a signal handler, or a __del__, asks for a result in the middle of this thread's own "
                 "wait for one; let it set a flag, or start a thread"
@@ -93,7 +90,7 @@ class Receiver:
         if window.delivered[channel] + 1 == execution:
             try:
                 if self._lead.acquire(False):
-                    if window.delivered[channel] >= execution or self._take(execution, timeout):
+                    if self._take(execution, timeout):
                         return
                     raise self._late(execution, said)
             finally:
@@ -101,14 +98,14 @@ class Receiver:
         self._wait(execution, timeout, said)
 
     @property
-    def reading_here(self) -> bool:
-        """Whether this very thread is in the middle of a read: what asks has interrupted it.
+    def leads_here(self) -> bool:
+        """Whether this very thread is in the middle of what it took the lead for: what asks has interrupted it."""
+        return self._lead._is_owned() and self._leads_in(sys._getframe(1))  # type: ignore[attr-defined]
 
-        The stack is looked at, and nothing is remembered: an interrupt may come before it would be forgotten.
-        """
-        frame: FrameType | None = sys._getframe()
+    def _leads_in(self, frame: FrameType | None) -> bool:
+        """Nothing is remembered, the stack is looked at: an interrupt may come before it would be forgotten."""
         while frame is not None:
-            if frame.f_code is Receiver._take.__code__ and frame.f_locals.get("self") is self:
+            if frame.f_code in _LEADERS and frame.f_locals.get("self") is self:
                 return True
             frame = frame.f_back
         return False
@@ -132,18 +129,20 @@ class Receiver:
         if deadline is not None and time.monotonic() > deadline:  # also if there is nobody to follow
             raise self._late(execution, said)
         remaining = SLEEP_SECONDS if deadline is None else min(SLEEP_SECONDS, deadline - time.monotonic())
-        bell: SimpleQueue[None] = SimpleQueue()
+        bell = Bell()
         try:
             self._bells.add(bell)
-            if self._window.delivered[self._channel] < execution and self._led and remaining > 0:
-                with suppress(Empty):
-                    bell.get(timeout=remaining)
+            # After that: who delivers, or leaves the lead, looks at the bells afterwards.
+            if self._window.delivered[self._channel] < execution and remaining > 0 and not self._lead.acquire(False):
+                bell.sleep(remaining)
         finally:
             self._bells.discard(bell)
+            self._stop_leading()
 
     def _take(self, execution: int, timeout: float | None) -> bool:
-        """Read the next delivery, for the leader. False: it did not come in time."""
-        self._led = True
+        """Read the next delivery, `execution`, for the leader. False: it did not come in time."""
+        if self._window.delivered[self._channel] >= execution:  # meanwhile, before this thread led
+            return True
         try:
             self._window.deliver(self._channel, self._read(execution, timeout))
         except ChannelTimeout:
@@ -170,7 +169,7 @@ class Receiver:
         led = False
         # More than once if an interrupt kept this from releasing it the last time.
         while self._lead._is_owned():  # type: ignore[attr-defined] # what threading.Condition asks, too
-            led, self._led = True, False
+            led = True
             self._lead.release()
         if led:
             self._notify()
@@ -179,8 +178,8 @@ class Receiver:
         """Something was delivered, or the lead is free. Whoever could not lead said so before it looked again, so that
         is seen here, or it sees that the lead is free."""
         if self._bells:
-            for bell in tuple(self._bells):
-                bell.put(None)
+            for bell in list(self._bells):
+                bell.ring()
         if self._unarmed:
             self._unarmed = False
             wake()
@@ -238,3 +237,10 @@ class Receiver:
         finally:
             self._stop_leading()
         await alarm.wait(ticket, timeout)
+
+
+#: What takes the lead, and gives it back before it returns.
+_LEADERS = frozenset(
+    function.__code__
+    for function in (Receiver.wait, Receiver._wait, Receiver._follow, Receiver._take_ready, Receiver._sleep)
+)

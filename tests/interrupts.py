@@ -1,4 +1,4 @@
-"""Ctrl-C at every point where it can come, one after the other, instead of at random."""
+"""Ctrl-C, or a signal handler that returns, at every point where it can come, one after the other, not at random."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-__all__ = ["at_every_point", "in_time", "interrupted"]
+__all__ = ["at_every_point", "in_time", "interrupted", "interrupted_by"]
 
 #: A watchdog: whoever needs this many seconds hangs.
 _PATIENCE = 30.0
@@ -20,9 +20,28 @@ _MOST = 2000
 def interrupted(function: Callable[[], Any], point: int) -> bool:
     """Call it; at its `point`th point KeyboardInterrupt is raised. Whether there is such a point.
 
+    What a C function returned is lost by that, as it is by a handler. Whatever else the function raises goes up.
+    """
+    came = False
+
+    def interrupt() -> None:
+        nonlocal came
+        came = True
+        raise KeyboardInterrupt
+
+    try:
+        return interrupted_by(interrupt, function, point)
+    except KeyboardInterrupt:
+        if not came:
+            raise
+    return True
+
+
+def interrupted_by(handle: Callable[[], None], function: Callable[[], Any], point: int) -> bool:
+    """Call `function`; at its `point`th point `handle()` is called. Whether there is such a point.
+
     Python runs signal handlers where a function begins, after a call of one that is written in C, and in a jump
-    backwards; a profiler is called at the first two of these, and what it raises arrives as if a handler had. What a C
-    function returned is lost by that, as it is by a handler. Whatever else the function raises goes up.
+    backwards; a profiler is called at the first two of these, and what it raises arrives as if a handler had.
     """
     left = point
     came = False
@@ -33,7 +52,8 @@ def interrupted(function: Callable[[], Any], point: int) -> bool:
             came = left == 0
             left -= 1
             if came:
-                raise KeyboardInterrupt
+                sys.setprofile(None)
+                handle()
 
     gc.collect()
     gc.disable()  # what it would call here is not what is looked at
@@ -41,9 +61,6 @@ def interrupted(function: Callable[[], Any], point: int) -> bool:
     sys.setprofile(profile)
     try:
         function()
-    except KeyboardInterrupt:
-        if not came:
-            raise
     finally:
         sys.setprofile(before)
         gc.enable()

@@ -10,7 +10,7 @@ import psutil
 __all__ = ["wait_for_the_end", "wait_until"]
 
 #: A watchdog: whoever needs this many seconds hangs.
-_PATIENCE = 60.0
+_PATIENCE = 50.0
 _PAUSE = 0.002
 
 
@@ -26,4 +26,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def wait_for_the_end(pids: Collection[int]) -> None:
     """Return once none of these processes is there, not even as a zombie."""
-    wait_until(lambda: not any(map(psutil.pid_exists, pids)))
+    try:
+        wait_until(lambda: not any(map(psutil.pid_exists, pids)))
+    except AssertionError:
+        raise AssertionError(f"still there: {[pid for pid in pids if psutil.pid_exists(pid)]}") from None

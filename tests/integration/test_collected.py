@@ -55,14 +55,15 @@ def test_an_alarm_is_set_in_the_middle_of_being_set(monkeypatch: pytest.MonkeyPa
     written: list[int] = []
 
     def interrupted(fd: int, data: bytes) -> int:
-        written.append(fd)
-        if len(written) == 1:
-            alarm.set()
+        if fd == alarm.fileno():  # other threads write, too
+            written.append(fd)
+            if len(written) == 1:
+                alarm.set()
         return write(fd, data)
 
     with closing(Alarm()) as alarm:
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", interrupted)
             in_time(alarm.set)
-        assert written == [alarm.fileno()] * 2
+        assert len(written) == 2
         assert alarm.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import select
@@ -10,21 +11,22 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from channels import Channel, ChannelSpec, Writer, create_channel, open_reader, open_writer
-from dagc.errors import GetTimeoutError, ResultLostError
+from dagc.errors import GetTimeoutError, GraphError, ResultLostError
 from dagc.inflight import Window
 from dagc.receive import Receiver
 from dagc.refs import ResultRef
-from tests.interrupts import at_every_point, in_time, interrupted
+from tests.interrupts import at_every_point, in_time, interrupted, interrupted_by
 from tests.waiting import wait_until
 
 HANG = 30
 #: Seconds for what does not come.
-SOON = 0.005
+SOON = 0.02
 
 
 class Output:
@@ -98,9 +100,81 @@ def test_an_interrupt_costs_at_most_one_result_and_keeps_nobody_waiting(
     at_every_point(check)
 
 
-def test_an_interrupt_of_who_follows_another_thread_keeps_nobody_waiting(transport: str) -> None:
+@pytest.mark.parametrize("way", [ResultRef.get, awaited], ids=["get", "await"])
+def test_a_handler_that_asks_for_a_result_gets_it_or_is_refused(
+    transport: str, way: Callable[[ResultRef], Any]
+) -> None:
+    """Whatever it interrupts: that is not disturbed."""
+
     def check(point: int) -> bool:
         with closing(Output(transport, 3)) as output:
+            first, second, third = output.refs
+            output.bring(1, 2, 3)
+
+            def handle() -> None:
+                with suppress(GraphError):
+                    assert second.get(SOON) == 20
+
+            came = interrupted_by(handle, lambda: way(first), point)
+            assert [ref.get(SOON) for ref in (first, second)] == [10, 20]
+            assert in_time(third.get) == 30
+            return came
+
+    at_every_point(check)
+
+
+def test_a_lead_that_an_interrupt_kept_is_not_asked_for_again_and_again(
+    transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a coroutine, which is interrupted as it is about to give the lead back."""
+    follow, asked = Receiver._follow, []
+
+    def counted(self: Receiver, *arguments: Any) -> None:
+        asked.append(arguments)
+        follow(self, *arguments)
+
+    monkeypatch.setattr(Receiver, "_follow", counted)
+
+    def profile(frame: FrameType, event: str, _arg: Any) -> None:
+        caller = frame.f_back
+        if event == "call" and caller and (frame.f_code.co_name, caller.f_code.co_name) == ("_stop_leading", "_sleep"):
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    with closing(Output(transport, 2)) as output:
+        first, second = output.refs
+
+        async def wait_for_it() -> None:
+            sys.setprofile(profile)
+            await first
+
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                asyncio.run(wait_for_it())
+        finally:
+            sys.setprofile(None)
+        assert output.receiver._lead._is_owned()  # type: ignore[attr-defined]
+        with pytest.raises(GetTimeoutError):
+            in_time(lambda: second.get(SOON))
+        assert 0 < len(asked) < 10
+        output.bring(1, 2)
+        assert [first.get(), in_time(second.get)] == [10, 20]
+
+
+def test_an_interrupt_of_who_follows_another_thread_keeps_nobody_waiting(
+    transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow, followed = Receiver._follow, []
+
+    def told(self: Receiver, *arguments: Any) -> None:
+        followed.append(arguments)
+        follow(self, *arguments)
+
+    monkeypatch.setattr(Receiver, "_follow", told)
+
+    def check(point: int) -> bool:
+        with closing(Output(transport, 3)) as output:
+            followed.clear()
             first, second, third = output.refs
             leader = started(first.get)
             wait_until(lambda: output.waiting)
@@ -108,6 +182,7 @@ def test_an_interrupt_of_who_follows_another_thread_keeps_nobody_waiting(transpo
                 came = interrupted(lambda: second.get(SOON), point)
             except GetTimeoutError:
                 came = False
+                assert followed, "it was too late before it had begun"
             with pytest.raises(GetTimeoutError):
                 in_time(lambda: third.get(SOON))
             output.bring(1, 2, 3)
@@ -126,10 +201,12 @@ def test_who_follows_goes_on_by_itself_if_the_leader_is_interrupted(transport: s
         with closing(Output(transport, 3)) as output:
             first, second, third = output.refs
             came: list[bool] = []
+            kept: list[bool] = []
             back = threading.Event()
 
             def lead() -> None:
                 came.append(interrupted(first.get, point))
+                kept.append(output.receiver._lead._is_owned())  # type: ignore[attr-defined]
                 back.wait(HANG)
                 third.get()
 
@@ -138,8 +215,8 @@ def test_who_follows_goes_on_by_itself_if_the_leader_is_interrupted(transport: s
             follower = started(second.get)
             wait_until(lambda: _is_in(follower, "_follow", "_take"))
             output.bring(1, 2)
-            wait_until(lambda: bool(came))
-            if not _kept(output.receiver):
+            wait_until(lambda: bool(kept))
+            if not kept[0]:
                 follower.join(HANG)
                 assert not follower.is_alive(), "nobody has woken it"
             output.bring(3)
@@ -168,14 +245,6 @@ def _is_in(thread: threading.Thread, *functions: str) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _kept(receiver: Receiver) -> bool:
-    """Whether another thread has the lead."""
-    if receiver._lead.acquire(False):
-        receiver._lead.release()
-        return False
-    return True
 
 
 @pytest.mark.parametrize("what", ["write", "read", "ready", "arm", "statistics"])
