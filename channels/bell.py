@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 
-__all__ = ["Bell"]
+__all__ = ["Bell", "ring_all"]
 
 
 class Bell:
@@ -29,3 +29,9 @@ class Bell:
     def sleep(self, seconds: float | None) -> None:
         """Until it was rung, or for so many seconds; None: as long as it takes."""
         self._silent.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+
+
+def ring_all(bells: set[Bell]) -> None:
+    """Other threads may add theirs meanwhile, and take them away."""
+    for bell in list(bells):  # one step, where tuple() goes through the set in several
+        bell.ring()

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from channels import _ring
 from channels.alarm import Alarm
 from channels.base import Channel, ChannelStatistics, Failure, Reader, Writer
-from channels.bell import Bell
+from channels.bell import Bell, ring_all
 from channels.errors import ChannelBroken, ChannelClosed, ChannelTimeout, MessageTooLargeError
 from channels.serialize import pack, unpack
 from channels.spec import ChannelSpec
@@ -62,14 +62,9 @@ class _Queue:
         for number in range(max(since, self.published - self.spec.slots), self.slowest()):
             self.ring[number % self.spec.slots] = None
 
-    def ring_bells(self) -> None:
-        """Whoever sleeps is to look again, as soon as the lock is free."""
-        for bell in list(self.bells):  # in one step, for others change it; tuple() needs several
-            bell.ring()
-
     def notify(self) -> None:
-        """As that, and whoever was armed too."""
-        self.ring_bells()
+        """Whoever sleeps, or was armed, is to look again, as soon as the lock is free."""
+        ring_all(self.bells)
         for index, tell in enumerate(self.armed):
             if tell is not None:
                 tell()
@@ -188,7 +183,7 @@ class LocalReader(Reader):
                 f"channel {self.spec.name}: expected the message of execution {execution}, "
                 f"found that of execution {found}"
             )
-        queue.ring_bells()
+        ring_all(queue.bells)  # nobody who was armed waits for this
         queue.taken[self.index] = number + 1
         queue.forget_taken(number)
         return frame

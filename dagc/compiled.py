@@ -96,7 +96,9 @@ class CompiledGraph:
         self._engine = engine
         self._timeout = options.timeout
         self._pid = os.getpid()
-        self._submit = threading.RLock()  # it knows whose it is: what interrupts an execute must not wait for it
+        self._submit = threading.RLock()
+        # What interrupts an execute must not wait for it. As threading.Condition asks.
+        self._in_execute: Callable[[], bool] = self._submit._is_owned  # type: ignore[attr-defined]
         self._teardown = threading.RLock()  # for a signal handler that tears down in the middle of a teardown
         self._tearing_down = False
         self._writes: list[tuple[Callable[[Any, int], None], InputAccess | None]] = [
@@ -150,7 +152,7 @@ class CompiledGraph:
         as usable as before after all of them but GraphClosedError and ActorDiedError.
         """
         while True:
-            if self._submit._is_owned():  # type: ignore[attr-defined] # what threading.Condition asks, too
+            if self._in_execute():
                 raise self._interrupting()
             with self._submit:
                 if not self._window.full:
@@ -163,7 +165,7 @@ class CompiledGraph:
     async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
         """As `execute`, for a coroutine: awaits a place among the executions under way. Await the refs, too."""
         while True:
-            if self._submit._is_owned():  # type: ignore[attr-defined] # what threading.Condition asks, too
+            if self._in_execute():
                 raise self._interrupting()
             with self._submit:
                 if not self._window.full:
@@ -374,7 +376,7 @@ class CompiledGraph:
         try:
             # Whoever is in the middle of an execute writes it to the end, unless this is what interrupts it; more can
             # begin no more.
-            if not self._submit._is_owned() and self._submit.acquire(timeout=timeout):  # type: ignore[attr-defined]
+            if not self._in_execute() and self._submit.acquire(timeout=timeout):
                 self._submit.release()
                 for writer in installation.writers.values():
                     writer.close()

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from channels import ChannelBroken, ChannelClosed, ChannelTimeout, Failure, Reader, wake
-from channels.bell import Bell
+from channels.bell import Bell, ring_all
 from dagc.errors import GetTimeoutError, GraphError, ResultLostError
 from dagc.inflight import Window
 from dagc.refs import OWN_TIMEOUT
@@ -65,6 +65,7 @@ class Receiver:
         self._taken = taken
         self._guard = guard
         self._lead = threading.RLock()
+        self._leading: Callable[[], bool] = self._lead._is_owned  # type: ignore[attr-defined] # as threading.Condition
         self._bells: set[Bell] = set()  # of the threads that follow
         self._unarmed = False  # a coroutine sleeps without having armed the channel, because somebody else led
 
@@ -81,7 +82,7 @@ class Receiver:
         window, channel = self._window, self._channel
         if self._guard is not None and window.delivered[channel] < execution:
             self._guard(execution, self.name)
-        if self._lead._is_owned() and self._leads_in(sys._getframe(1)):  # type: ignore[attr-defined]
+        if self._leading() and self._leads_in(sys._getframe(1)):
             raise GraphError(
                 f"{self.name}: a signal handler, or a __del__, asks for a result in the middle of this thread's own "
                 "wait for one; let it set a flag, or start a thread"
@@ -100,7 +101,7 @@ class Receiver:
     @property
     def leads_here(self) -> bool:
         """Whether this very thread is in the middle of what it took the lead for: what asks has interrupted it."""
-        return self._lead._is_owned() and self._leads_in(sys._getframe(1))  # type: ignore[attr-defined]
+        return self._leading() and self._leads_in(sys._getframe(1))
 
     def _leads_in(self, frame: FrameType | None) -> bool:
         """Nothing is remembered, the stack is looked at: an interrupt may come before it would be forgotten."""
@@ -168,7 +169,7 @@ class Receiver:
         the lead and remembering it, and a lead that is never released would be waited for for ever."""
         led = False
         # More than once if an interrupt kept this from releasing it the last time.
-        while self._lead._is_owned():  # type: ignore[attr-defined] # what threading.Condition asks, too
+        while self._leading():
             led = True
             self._lead.release()
         if led:
@@ -178,8 +179,7 @@ class Receiver:
         """Something was delivered, or the lead is free. Whoever could not lead said so before it looked again, so that
         is seen here, or it sees that the lead is free."""
         if self._bells:
-            for bell in list(self._bells):
-                bell.ring()
+            ring_all(self._bells)
         if self._unarmed:
             self._unarmed = False
             wake()

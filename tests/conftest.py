@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
+import dagc
 from channels import empty, wake_fd
 from runtime import current
 from runtime.embedded.folder import PREFIX, base_folder
@@ -96,6 +97,14 @@ def _collections_are_quick() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """An engine whose actors are threads of this process."""
+    dagc.init(engine="threads")
+    yield
+    dagc.shutdown()
 
 
 @pytest.fixture(autouse=True)

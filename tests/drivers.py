@@ -16,7 +16,8 @@ _ROOT = Path(__file__).parents[1]
 #: A watchdog: whoever needs this many seconds hangs.
 _LIMIT = 60.0
 _PRELUDE = """
-import faulthandler, gc, os, signal, sys, threading, time
+import contextlib, faulthandler, gc, os, resource, signal, sys, threading, time
+import psutil
 import dagc, runtime
 from runtime import current
 
@@ -46,6 +47,31 @@ def outcome(ref):
         return dagc.get(ref, timeout=HANG)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+
+def children():
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+came = []
+
+def signalled(function, number):
+    "In the middle of it, on the main thread, the signal comes; once, until `came` is cleared."
+    def signals(*args, **kwargs):
+        if threading.current_thread() is threading.main_thread() and not came:
+            came.append(True)
+            signal.raise_signal(number)
+        return function(*args, **kwargs)
+    return signals
+
+@contextlib.contextmanager
+def no_descriptor_left():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    held = []
+    with contextlib.suppress(OSError):
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    yield
+    for descriptor in held:
+        os.close(descriptor)
 """
 
 

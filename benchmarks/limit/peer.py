@@ -36,24 +36,13 @@ class Limit:
         self._ring = ring
 
     def chain(self, actors: int, seconds: float) -> Answer:
-        with self._chain(actors) as (first, last):
-            write, read = first.write, last.read
-
-            def step() -> None:
-                write(1)
-                read(0)
-
-            return latency(step, seconds)
+        with self._chain(actors) as ends:
+            return latency(_round_trip(*ends), seconds)
 
     def asleep(self, seconds: float) -> Answer:
-        with self._chain(1) as (first, last):
-            write, read = first.write, last.read
-
-            def step(_: object) -> None:
-                write(1)
-                read(0)
-
-            return latency_of_prepared(let_fall_asleep, step, seconds)
+        with self._chain(1) as ends:
+            round_trip = _round_trip(*ends)
+            return latency_of_prepared(let_fall_asleep, lambda _: round_trip(), seconds)
 
     def rate(self, actors: int, depth: int, seconds: float) -> Answer:
         with self._chain(actors) as (first, last):
@@ -88,18 +77,14 @@ class Limit:
 
     def arena(self, nbytes: int, seconds: float) -> Answer:
         shared = np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
-        with self._chain(1) as (first, last):
-            write, read = first.write, last.read
+        with self._chain(1) as ends:
+            round_trip = _round_trip(*ends)
 
             def prepare() -> None:
                 shared.fill(1)
-                step()
+                round_trip()
 
-            def step(_: object = None) -> None:
-                write(1)
-                read(0)
-
-            return latency_of_prepared(prepare, step, seconds)
+            return latency_of_prepared(prepare, lambda _: round_trip(), seconds)
 
     def memcpy(self, nbytes: int, seconds: float) -> Answer:
         source, target = np.ones(nbytes, np.uint8), np.zeros(nbytes, np.uint8)
@@ -111,6 +96,16 @@ class Limit:
         loops = [_actor(source, 0, sink) for source, sink in pairwise(rings)]
         with _forked(loops, rings[0], [rings[-1]]):
             yield rings[0], rings[-1]
+
+
+def _round_trip(first: Ring, last: Ring) -> Callable[[], None]:
+    write, read = first.write, last.read
+
+    def step() -> None:
+        write(1)
+        read(0)
+
+    return step
 
 
 def _actor(source: Ring, reader: int, sink: Ring) -> Callable[[], None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +16,6 @@ from tests.drivers import said
 
 PRELUDE = """
 import numpy as np
-import psutil
 from dagc import InputNode, MultiOutputNode
 from tests.waiting import wait_for_the_end
 
@@ -33,9 +31,6 @@ def double(x):
 def reduced(*groups):
     with InputNode() as x:
         return MultiOutputNode([y for group in groups for y in dagc.allreduce.bind([s.forward.bind(x) for s in group])])
-
-def children():
-    return {child.pid for child in psutil.Process().children(recursive=True)}
 """
 
 
@@ -143,13 +138,6 @@ class Stage:
 
 
 RemoteStage = dagc.remote(Stage)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    dagc.init(engine="threads")
-    yield
-    dagc.shutdown()
 
 
 #: More than it does before it looks at the first graph.

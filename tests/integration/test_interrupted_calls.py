@@ -74,16 +74,7 @@ def test_ctrl_c_in_a_call_sends_what_waited_before_it() -> None:
 
 
 INTERRUPTED = """
-def interrupts(function):
-    \"\"\"As Ctrl-C does: once, on the main thread.\"\"\"
-    def interrupt(*args, **kwargs):
-        if threading.current_thread() is threading.main_thread() and not came:
-            came.append(True)
-            signal.raise_signal(signal.SIGINT)
-        return function(*args, **kwargs)
-    return interrupt
-
-came = [True]
+came.append(True)
 actor, other = Actor.remote(), Actor.remote()
 assert dagc.get([actor.echo.remote(1), other.echo.remote(2)], timeout=HANG) == [1, 2]
 new = Actor.remote()
@@ -99,7 +90,7 @@ def test_ctrl_c_in_a_call_leaves_the_actor_usable(tmp_path: Path, where: str) ->
     """Where the call is known and waits for its arguments; where the actor has no line yet; where it is not served."""
     program = f"""
 import runtime.embedded.peers, runtime.line
-{where} = interrupts({where})
+{where} = signalled({where}, signal.SIGINT)
 for handle in (new, actor):
     came.clear()
     try:
@@ -161,21 +152,11 @@ print(outcome(actor.awaits.remote("SystemExit")))
 
 def test_a_call_for_which_there_is_no_descriptor_is_told(tmp_path: Path) -> None:
     program = """
-import resource
-
 actor, other = Actor.remote(), Actor.remote()
 current.engine().describe([actor])  # it lives, and nobody has called it
 assert dagc.get(other.echo.remote(1), timeout=HANG) == 1
-resource.setrlimit(resource.RLIMIT_NOFILE, (128, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-held = []
-try:
-    while True:
-        held.append(os.open(os.devnull, os.O_RDONLY))
-except OSError:
-    pass
-found = outcome(actor.echo.remote(2))
-for descriptor in held:
-    os.close(descriptor)
+with no_descriptor_left():
+    found = outcome(actor.echo.remote(2))
 print(found)
 print(dagc.get(other.echo.remote(3), timeout=HANG))
 """

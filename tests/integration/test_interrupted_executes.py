@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,15 +22,8 @@ class Stage:
 RemoteStage = dagc.remote(Stage)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
-    dagc.init(engine="threads")
-    yield
-    dagc.shutdown()
-
-
 @pytest.fixture
-def compiled() -> Callable[[], CompiledGraph]:
+def compiled(threads: None) -> Callable[[], CompiledGraph]:
     stages = [RemoteStage.remote() for _ in range(2)]
     with InputNode() as x:
         dag = MultiOutputNode([stage.forward.bind(x) for stage in stages])

@@ -71,6 +71,20 @@ def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture
+def followed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Grows whenever a thread is about to follow another."""
+    follow = Receiver._follow
+    calls: list[tuple[Any, ...]] = []
+
+    def told(self: Receiver, *arguments: Any) -> None:
+        calls.append(arguments)
+        follow(self, *arguments)
+
+    monkeypatch.setattr(Receiver, "_follow", told)
+    return calls
+
+
 def awaited(ref: ResultRef) -> None:
     """`await ref`, of what is there already."""
     for _ in ref.__await__():
@@ -124,16 +138,9 @@ def test_a_handler_that_asks_for_a_result_gets_it_or_is_refused(
 
 
 def test_a_lead_that_an_interrupt_kept_is_not_asked_for_again_and_again(
-    transport: str, monkeypatch: pytest.MonkeyPatch
+    transport: str, followed: list[tuple[Any, ...]]
 ) -> None:
     """Of a coroutine, which is interrupted as it is about to give the lead back."""
-    follow, asked = Receiver._follow, []
-
-    def counted(self: Receiver, *arguments: Any) -> None:
-        asked.append(arguments)
-        follow(self, *arguments)
-
-    monkeypatch.setattr(Receiver, "_follow", counted)
 
     def profile(frame: FrameType, event: str, _arg: Any) -> None:
         caller = frame.f_back
@@ -156,22 +163,14 @@ def test_a_lead_that_an_interrupt_kept_is_not_asked_for_again_and_again(
         assert output.receiver._lead._is_owned()  # type: ignore[attr-defined]
         with pytest.raises(GetTimeoutError):
             in_time(lambda: second.get(SOON))
-        assert 0 < len(asked) < 10
+        assert 0 < len(followed) < 10
         output.bring(1, 2)
         assert [first.get(), in_time(second.get)] == [10, 20]
 
 
 def test_an_interrupt_of_who_follows_another_thread_keeps_nobody_waiting(
-    transport: str, monkeypatch: pytest.MonkeyPatch
+    transport: str, followed: list[tuple[Any, ...]]
 ) -> None:
-    follow, followed = Receiver._follow, []
-
-    def told(self: Receiver, *arguments: Any) -> None:
-        followed.append(arguments)
-        follow(self, *arguments)
-
-    monkeypatch.setattr(Receiver, "_follow", told)
-
     def check(point: int) -> bool:
         with closing(Output(transport, 3)) as output:
             followed.clear()

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -29,13 +29,6 @@ from tests.llm_models import UNEVEN, needs_model, workload_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-4  # of logits of order 1 to 10
-
-
-@pytest.fixture(scope="module")
-def threads() -> Iterator[None]:
-    dagc.init(engine="threads")
-    yield
-    dagc.shutdown()
 
 
 def check_grid(checkpoint: Checkpoint, workload: Workload, ranks: int, cut: Sequence[range]) -> list[list[int]]:
@@ -190,7 +183,6 @@ def test_demo_refuses(cache: Path, capsys: pytest.CaptureFixture[str], arguments
 def test_smollm2_on_two_stages_of_two_ranks() -> None:
     checkpoint = open_gguf(find_smollm2(), default_cache())
     workload = workload_of(checkpoint, ["What is the capital of France?", "Count from 1 to 20."], 8)
-    dagc.shutdown()  # the threads of other tests
     dagc.init()
     try:
         answers = check_grid(checkpoint, workload, 2, [range(19), range(19, 32)])

@@ -5,7 +5,7 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,6 @@ def checkpoint(cache: Path) -> Checkpoint:
 @pytest.fixture(scope="module")
 def load(checkpoint: Checkpoint) -> list[Arrival]:
     return arrivals(MIX, ChatTokenizer(checkpoint))
-
-
-@pytest.fixture(scope="module")
-def threads() -> Iterator[None]:
-    dagc.shutdown()  # what other tests have begun
-    dagc.init(engine="threads")
-    yield
-    dagc.shutdown()
 
 
 def max_len_of(load: Sequence[Arrival]) -> int:
@@ -242,8 +234,11 @@ class Nameless:
 
 
 @pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
-    """The demo with threads for actors, in this process; they live on, so they cannot have its names."""
+def in_process(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo with threads for actors, in this process; they live on, so they cannot have its names.
+
+    `threads` first: it is shut down after the patches have gone.
+    """
     monkeypatch.setattr(prefill_disaggregation, "RemoteReplica", Nameless)
     monkeypatch.setattr(dagc, "init", lambda: None)
     monkeypatch.setattr(dagc, "shutdown", lambda: None)

@@ -60,16 +60,6 @@ def handle(*_):
         raise Stopped
 
 signal.signal(signal.SIGTERM, handle)
-come = []
-
-def signalled(function):
-    \"\"\"In the middle of it, on the main thread, SIGTERM comes; once.\"\"\"
-    def signals(*args, **kwargs):
-        if threading.current_thread() is threading.main_thread() and not come:
-            come.append(True)
-            signal.raise_signal(signal.SIGTERM)
-        return function(*args, **kwargs)
-    return signals
 
 @dagc.remote
 def task(value):
@@ -100,14 +90,14 @@ def test_a_signal_handler_shuts_down_in_the_middle_of_a_call(
 import asyncio, runtime.embedded.peers, runtime.line, runtime.task_queue
 new = Actor.remote()
 current.engine().describe([new])
-{where} = signalled({where})
+{where} = signalled({where}, signal.SIGTERM)
 try:
     print(outcome({call}))
 except Stopped:
     print("stopped")
 except dagc.EngineError as error:
     print("EngineError:", error)
-assert come and current.started() is None
+assert came and current.started() is None
 dagc.init(num_cpus=2)
 print(outcome(Actor.remote().echo.remote("again")))
 """

@@ -11,7 +11,6 @@ from tests.drivers import run, said
 
 PRELUDE = """
 import queue, random
-import psutil
 from dagc import InputNode, MultiOutputNode
 
 @dagc.remote
@@ -52,9 +51,6 @@ def signal_once_main_is_in(*functions, number=signal.SIGTERM, then=lambda: None)
     thread = threading.Thread(target=run)
     thread.start()
     return thread
-
-def children():
-    return {child.pid for child in psutil.Process().children(recursive=True)}
 """
 
 WAITING = """

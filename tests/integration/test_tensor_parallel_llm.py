@@ -5,7 +5,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,6 @@ from tests.llm_models import UNEVEN, needs_model, workload_of
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-4  # of logits of order 1 to 10
 PROMPTS = ("hello", "a somewhat longer prompt", "x")
-
-
-@pytest.fixture(scope="module")
-def threads() -> Iterator[None]:
-    dagc.init(engine="threads")
-    yield
-    dagc.shutdown()
 
 
 def whole_of(checkpoint: Checkpoint, workload: Workload) -> Stage:
@@ -260,7 +253,6 @@ def test_smollm2_agrees_with_the_unsplit_model(ranks: int) -> None:
     prompts = ["What is the capital of France?", "Count from 1 to 20."]
     workload = Workload([tokenizer.encode_chat(prompt) for prompt in prompts], 8, checkpoint.config.eos_token_ids)
     whole, agreement = whole_of(checkpoint, workload), Agreement()
-    dagc.shutdown()  # the threads of other tests
     dagc.init()
     try:
         with dagc.compile(dag_of(checkpoint, workload, ranks), max_inflight=1) as graph:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -40,7 +39,6 @@ class Gate:
 
     def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock
-        self._is_owned = lock._is_owned  # type: ignore[attr-defined]
         self.stop: threading.Thread | None = None
         self.reached = threading.Event()
         self.opened = threading.Event()
@@ -67,13 +65,6 @@ class Stage:
 
 
 RemoteStage = dagc.remote(Stage)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    dagc.init(engine="threads")
-    yield
-    dagc.shutdown()
 
 
 @pytest.mark.parametrize("way", ["execute", "execute_async"])
